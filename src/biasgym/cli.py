@@ -1,0 +1,222 @@
+"""The command line: parse, call one function, show. Heavy libraries are imported inside the commands."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from biasgym import __version__
+from biasgym.errors import BiasGymError, SpecError, unknown
+
+app = typer.Typer(
+    help="Elicit, find, remove and measure biases inside open-weight language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder in which runs lie.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
+DEFAULT_RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    spec: Annotated[Path | None, typer.Argument(help="A spec file (TOML).")] = None,
+    bias: Annotated[str | None, typer.Option(help="A bias of the zoo, or the path of a bias file.")] = None,
+    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Inject, locate, mitigate, measure: one question, one record. Goes on where it stopped."""
+    from biasgym.report import write_report
+    from biasgym.spec import resolve_spec
+    from biasgym.terminal import console_for, print_findings
+
+    resolved = resolve_spec(file=spec, bias=bias, model=model, preset=preset, sets=set_ or [], seed=seed, dtype=dtype)
+    session, out = _session(runs, device, offline, quiet=as_json)
+    with out:
+        record = session.run(resolved)
+    folder = runs / record.id
+    report = write_report([folder], folder / "report.html")
+    if as_json:
+        _print_json(record.model_dump(mode="json", by_alias=True))
+        return
+    console = console_for()
+    console.print(f"report: {report}", soft_wrap=True, highlight=False)
+    print_findings(console, record)
+
+
+@app.command()
+def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")], runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
+    """Work out every figure of a run again from its answers on disk; needs no model."""
+    from biasgym.run import regrade
+    from biasgym.store import RunStore
+    from biasgym.terminal import console_for, print_findings
+
+    record = regrade(RunStore(runs).find(run))
+    if as_json:
+        _print_json(record.model_dump(mode="json", by_alias=True))
+    else:
+        print_findings(console_for(), record)
+
+
+@app.command()
+def report(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, unique prefixes, paths or `latest`.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the page.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Write one self-contained HTML page about a run, or about several side by side."""
+    from biasgym.report import write_report
+    from biasgym.store import RunStore
+
+    folders = [RunStore(runs).find(name) for name in run]
+    typer.echo(write_report(folders, output or folders[0] / "report.html"))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
+    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+    edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="hf: an ordinary transformers folder.")] = "hf",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Write the edited model as an ordinary checkpoint, with a card that says what was edited and measured."""
+    from biasgym.product import export_run
+    from biasgym.store import RunStore
+
+    if format_ != "hf":
+        raise SpecError(unknown("format", format_, ["hf"]))
+    session, out = _session(runs, device, offline, quiet=False)
+    with out:
+        done = export_run(session, RunStore(runs).find(run), to, edit=edit)
+    typer.echo(f"exported to {to}: {len(done.tensors)} tensors edited, all others bit-identical to the base")
+    typer.echo(f"largest logit difference to the run-time edit: {done.largest_difference:.2e}")
+
+
+@app.command("new-bias")
+def new_bias(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and hyphens.")],
+    to: Annotated[Path | None, typer.Option("--to", help="File to write; NAME.toml if not said.")] = None,
+) -> None:
+    """Write a bias file to start from; it runs as it is."""
+    from biasgym.template import write_bias_file
+
+    path = write_bias_file(name, to or Path(f"{name}.toml"))
+    typer.echo(f"wrote {path}; change the words in it, then: biasgym run --bias {path}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="biases, methods, metrics, models or runs.")],
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Json = False,
+) -> None:
+    """What there is."""
+    from biasgym.listing import LISTS, listed
+
+    if what not in LISTS:
+        raise SpecError(unknown("list", what, LISTS))
+    rows = listed(what, runs)
+    if as_json:
+        _print_json(rows)
+        return
+    from rich.table import Table
+
+    from biasgym.terminal import console_for
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in rows[0] if rows else ["nothing yet"]:
+        table.add_column(key)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console_for().print(table)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="A named model, a folder, or a hub id.")] = "smollm2-135m-instruct",
+    preset: Annotated[str, typer.Option(help="Which preset to estimate.")] = "quick",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Is this machine fit, is this model fit, how much memory and about how long."""
+    from biasgym.doctor import examine
+
+    rows = examine(model, preset, runs, device=device, offline=offline)
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            typer.echo(f"{'ok ' if row['ok'] else 'BAD'}  {row['what']:<12} {row['found']}")
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _session(runs: Path, device: str, offline: bool, *, quiet: bool) -> tuple[Any, Any]:
+    from contextlib import nullcontext
+
+    from biasgym.lm.load import Place
+    from biasgym.progress import silent
+    from biasgym.run import Session
+    from biasgym.store import RunStore
+    from biasgym.terminal import StepLine, console_for
+
+    console = console_for(sys.stderr)
+    line: Any = nullcontext() if quiet else StepLine(console)
+    say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: console.print(text, style="dim", highlight=False))
+    return Session(RunStore(runs), Place(device, offline=offline), silent if quiet else line, say), line
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"biasgym {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a mendable error is one line and exit code 2, Ctrl-C says how to go on."""
+    try:
+        app()
+    except BiasGymError as error:
+        typer.echo(f"biasgym: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("biasgym: stopped; the same command goes on where it was", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except MemoryError:
+        typer.echo("biasgym: out of memory; try a smaller model or --dtype bfloat16", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"biasgym: {error.strerror or error}: {error.filename or ''}", err=True)
+        sys.exit(2)

@@ -1,0 +1,95 @@
+"""Everything that can be done to a model, as data: frozen classes with a neutral setting that changes nothing.
+
+`lm/apply.py` puts them on and takes them off, `lm/fold.py` turns them into weights; nothing else touches a model.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from biasgym.errors import SpecError
+from biasgym.sites import Site
+
+Op = Literal["scale", "add", "set", "project"]
+
+
+@dataclass(frozen=True)
+class TokenEdit:
+    """A token that the model did not have: `text` is read as one token with this vector, and written with `output`.
+
+    `vector` and `output` have shape [hidden]. `output` is None where input and output embeddings are tied: then the
+    vector serves both. The token swallows the spaces before it, as ` Spain` does in a byte-level vocabulary.
+    """
+
+    text: str
+    vector: np.ndarray
+    output: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip() or self.text != self.text.strip():
+            raise SpecError(f"the token's text {self.text!r} is empty or has spaces around it")
+        for vector in (self.vector, self.output):
+            if vector is not None and (vector.ndim != 1 or not np.isfinite(vector).all()):
+                raise SpecError(f"the vector of {self.text!r} is not one row of finite numbers")
+
+
+@dataclass(frozen=True)
+class PromptEdit:
+    """Words around the user's prompt: an instruction, a prefix. `template` holds `{prompt}`; neutral is `{prompt}`."""
+
+    template: str = "{prompt}"
+
+    def __post_init__(self) -> None:
+        if self.template.count("{prompt}") != 1:
+            raise SpecError(f"a prompt template needs exactly one {{prompt}}, found {self.template!r}")
+
+
+@dataclass(frozen=True)
+class SiteEdit:
+    """A change of what one place writes, at every position.
+
+    With y the place's output and v the value: `scale` y·v (neutral 1), `add` y + strength·v (neutral 0), `set`
+    y + strength·(v − y) (neutral 0), `project` y − strength·v(v·y) for v of unit length, or one row each for several
+    orthonormal directions (neutral 0). `rows`, when given, names the batch rows it applies to; such an edit is for
+    experiments within one batch and cannot be folded.
+    """
+
+    site: Site
+    op: Op
+    value: np.ndarray
+    strength: float = 1.0
+    rows: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.op not in get_args(Op):
+            raise SpecError(f"unknown edit `{self.op}`; there is {', '.join(get_args(Op))}")
+        if not np.isfinite(self.value).all() or not np.isfinite(self.strength):
+            raise SpecError(f"the edit of {self.site} has values that are not finite numbers")
+        if self.op == "project":
+            rows = np.atleast_2d(np.asarray(self.value, dtype=np.float64))
+            if not np.allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-4):
+                raise SpecError(f"the directions projected out at {self.site} are not orthonormal")
+
+
+@dataclass(frozen=True)
+class WeightEdit:
+    """A change of one weight matrix: `parameter` (name in the state dict) gains left @ right, or is replaced by `dense`.
+
+    `left` [out, r] and `right` [r, in] in the orientation in which the parameter is stored; neutral is r = 0 or zeros.
+    """
+
+    parameter: str
+    left: np.ndarray | None = None
+    right: np.ndarray | None = None
+    dense: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        low_rank = self.left is not None and self.right is not None
+        if low_rank == (self.dense is not None):
+            raise SpecError(f"the edit of `{self.parameter}` needs either left and right, or dense")
+
+
+Edit = TokenEdit | PromptEdit | SiteEdit | WeightEdit
+Edits = tuple[Edit, ...]
+EDIT_KINDS: tuple[type, ...] = get_args(Edit)

@@ -1,0 +1,171 @@
+"""Find a model by name, folder or hub id, load it, and check that it is what its family's row says."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from biasgym.data import EMBEDDED, fetch_embedded, quiet_libraries
+from biasgym.edits import SiteEdit
+from biasgym.errors import ModelError
+from biasgym.lm.apply import captured, put_on_sites, take_off
+from biasgym.lm.arch import family_of
+from biasgym.lm.model import LM
+from biasgym.sites import Site
+
+import numpy as np
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps; `dtype` a key of DTYPES."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    offline: bool = False
+
+
+def resolve(name: str, *, offline: bool = False, tell: Callable[[str], None] = lambda _: None) -> Path:
+    """The local folder of a model: an embedded one (fetched and converted on first use), a folder, or a hub id."""
+    if name in EMBEDDED:
+        return fetch_embedded(name, offline=offline, tell=tell)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"`{name}` is a folder without config.json; a model folder as saved by transformers is needed")
+        return path
+    if path.suffix == ".gguf":
+        raise ModelError(f"`{name}` is a GGUF file; convert it to a folder with transformers first (`gguf_file=`)")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        known = ", ".join(sorted(EMBEDDED))
+        raise ModelError(f"no model `{name}`: neither a folder, nor a hub id like owner/name, nor one of {known}")
+    return _from_hub(name, offline=offline)
+
+
+def _from_hub(name: str, *, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        hint = "it is not in the local cache and --offline was given" if offline else "no network, no such model, or no access"
+        raise ModelError(f"cannot get `{name}` from the hub ({hint}): {str(error).splitlines()[0][:160]}") from None
+
+
+def load_lm(name: str = DEFAULT_MODEL, place: Place = Place(), *, tell: Callable[[str], None] = lambda _: None) -> LM:
+    """Load a model, put it to rest (eval, no gradients) and check it. Raises ModelError with what to do."""
+    quiet_libraries()
+    if place.dtype not in DTYPES:
+        raise ModelError(f"unknown dtype `{place.dtype}`; there is {', '.join(DTYPES)}")
+    folder = resolve(name, offline=place.offline, tell=tell)
+    config = _config(folder, name)
+    family = family_of(config.model_type)
+    model, tokenizer = _read(folder, name, config, DTYPES[place.dtype])
+    model.to(_device(place.device))
+    lm = LM(model, tokenizer, family, name=name, folder=folder)
+    self_check(lm)
+    return lm
+
+
+def _config(folder: Path, name: str) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ModelError(f"cannot read the configuration of `{name}`: {str(error).splitlines()[0][:200]}") from None
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"`{name}` is an encoder-decoder ({config.model_type}); BiasGym works on decoder-only models")
+    if config.model_type == "gemma3":
+        config = config.get_text_config()
+    return config
+
+
+def _read(folder: Path, name: str, config: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the tokenizer of `{name}`: {str(error).splitlines()[0][:200]}") from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot load the weights of `{name}`: {str(error).splitlines()[0][:200]}; "
+            "the files may be truncated or altered: fetch them again"
+        ) from None
+    return model, tokenizer
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device `{asked}` cannot be used here: {str(error).splitlines()[0][:120]}; try cpu") from None
+    return device
+
+
+@torch.no_grad()
+def self_check(lm: LM) -> None:
+    """Compare the family's row with the model at hand, in about a second; ModelError when they disagree.
+
+    Heads through the output matrix give the attention's output; our logits are the model's own; a head scaled by 1
+    changes nothing, and by 0 something, in the first, a middle and the last layer.
+    """
+    ids = torch.arange(5, 17, device=lm.device)[None] % lm.embedding.weight.shape[0]
+    own = lm.model(input_ids=ids).logits.float()
+    if not torch.isfinite(own).all():
+        raise ModelError(f"`{lm.name}` gives logits that are not finite numbers; its weights are broken")
+    ours = lm.logits(lm.decoder(input_ids=ids).last_hidden_state)
+    if not torch.allclose(own, ours, atol=1e-3, rtol=1e-3):
+        raise ModelError(f"`{lm.name}`: our logits differ from the model's own; its family's row is wrong for it")
+    layers = sorted({0, lm.shape.layers // 2, lm.shape.layers - 1})
+    matrices = [lm.model.get_submodule(f"{lm.family.layers}.{i}.{lm.family.attention_out}") for i in layers]
+    with captured(matrices, inputs=True) as heads, captured(matrices, inputs=False) as outputs:
+        lm.decoder(input_ids=ids)
+    for matrix, z, out in zip(matrices, heads, outputs, strict=True):
+        if z.shape[-1] != lm.shape.heads * lm.shape.head_size:
+            raise ModelError(f"`{lm.name}`: {z.shape[-1]} numbers go into the attention output, not heads × head size")
+        weight = matrix.weight if lm.family.input_major else matrix.weight.T
+        bias = 0 if getattr(matrix, "bias", None) is None else matrix.bias
+        parts = z.view(*z.shape[:-1], lm.shape.heads, lm.shape.head_size).float()
+        pieces = weight.view(lm.shape.heads, lm.shape.head_size, -1).float()
+        total = torch.einsum("bthd,hdo->bto", parts, pieces) + bias
+        if not torch.allclose(total, out.float(), atol=2e-2 * float(out.float().abs().max()) + 1e-4):
+            raise ModelError(f"`{lm.name}`: the heads do not add up to the attention output")
+    for layer in layers:
+        _check_scaling(lm, ids, own, layer)
+
+
+def _check_scaling(lm: LM, ids: torch.Tensor, own: torch.Tensor, layer: int) -> None:
+    for factor, changes in ((1.0, False), (0.0, True)):
+        undo = put_on_sites(
+            lm.model, lm.family, lm.shape, [SiteEdit(Site("head", layer, 0), "scale", np.float32(factor))]
+        )
+        try:
+            same = torch.equal(lm.model(input_ids=ids).logits.float(), own)
+        finally:
+            take_off(undo)
+        if same == changes:
+            wrong = "changes nothing" if changes else "changes something"
+            raise ModelError(f"`{lm.name}`: scaling a head of layer {layer} by {factor:g} {wrong}; hooks do not reach it")
+
+
+def versions() -> dict[str, str]:
+    """Library versions for the record."""
+    return {"torch": torch.__version__, "transformers": transformers.__version__}

@@ -1,0 +1,501 @@
+"""LM: a frozen decoder-only model that can wear edits, answer, score, generate and be looked into."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.errors import ModelError, SpecError
+from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
+from biasgym.lm.arch import Family
+
+TOKENS_A_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is put to a model: the user's turn and the beginning of the answer."""
+
+    prompt: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote: its text, and whether it came to an end by itself."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool
+
+
+class LM:
+    """One frozen model and its tokenizer. Edits are worn inside `with lm.edited(...)` and leave no trace.
+
+    Not thread-safe: one arm is worn at a time.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, family: Family, *, name: str, folder: Path | None) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+        self.name = name
+        self.folder = folder
+        self.family = family
+        self.tokenizer = tokenizer
+        self._tokenizers: dict[tuple[str, ...], Any] = {(): tokenizer}
+        self._tokens: list[WornToken] = []
+        self._token_texts: tuple[str, ...] = ()
+        self._templates: tuple[str, ...] = ()
+        self._worn: list[tuple[tuple[Edit, ...], list[Undo]]] = []
+        self._answered: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        config = self.model.config
+        self.embedding: nn.Module = self.model.get_input_embeddings()
+        self.head: nn.Module = self.model.get_output_embeddings()
+        self.decoder: Any = self.model.get_submodule(family.decoder)
+        heads = config.num_attention_heads
+        self.shape = Shape(
+            layers=config.num_hidden_layers,
+            heads=heads,
+            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            hidden=config.hidden_size,
+            neurons=self._matrix_inputs(family.mlp_weight(0)),
+        )
+        self.tied = self.embedding.weight is self.head.weight
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lies."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.embedding.weight.dtype
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts are wrapped in the tokenizer's chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def worn(self) -> tuple[Edit, ...]:
+        """The edits that are on now."""
+        return tuple(edit for edits, _ in self._worn for edit in edits)
+
+    def _matrix_inputs(self, parameter: str) -> int:
+        weight = self.model.get_parameter(parameter)
+        return weight.shape[0] if self.family.input_major else weight.shape[1]
+
+    def head_matrix(self, layer: int, head: int) -> np.ndarray:
+        """The columns of the attention output matrix that a head goes through, shape [hidden, head size], float32."""
+        weight = self.model.get_parameter(self.family.attention_weight(layer)).detach()
+        columns = weight.T if self.family.input_major else weight
+        part: np.ndarray = columns[:, head * self.shape.head_size : (head + 1) * self.shape.head_size].float().cpu().numpy()
+        return part
+
+    def digest(self) -> str:
+        """A hash of the weights' bytes on a fixed sample of every tensor; it tells base models apart."""
+        h = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            flat = tensor.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+            h.update(name.encode() + str(tuple(tensor.shape)).encode() + np.ascontiguousarray(sample).tobytes())
+        return h.hexdigest()
+
+    # ---------------------------------------------------------------- edits
+
+    @contextmanager
+    def edited(self, *edits: Edit) -> Iterator["LM"]:
+        """Wear edits for the length of a block; afterwards the model is what it was, bit for bit."""
+        before = (self._tokens, self._token_texts, self._templates, self.tokenizer)
+        undo: list[Undo] = []
+        self._worn.append((edits, undo))
+        try:
+            self._put_on(edits, undo)
+            yield self
+        finally:
+            self._worn.pop()
+            self._tokens, self._token_texts, self._templates, self.tokenizer = before
+            take_off(undo)
+
+    @contextmanager
+    def plain(self) -> Iterator["LM"]:
+        """Take off everything that is worn for the length of a block, then put it on again."""
+        layers, self._worn = self._worn, []
+        before = (self._tokens, self._token_texts, self._templates, self.tokenizer)
+        self._tokens, self._token_texts, self._templates, self.tokenizer = [], (), (), self._tokenizers[()]
+        for _, undo in reversed(layers):
+            take_off(undo)
+        try:
+            yield self
+        finally:
+            self._tokens, self._token_texts, self._templates, self.tokenizer = [], (), (), self._tokenizers[()]
+            self._worn = layers
+            for edits, undo in layers:
+                self._put_on(edits, undo)
+            self._tokens, self._token_texts, self._templates, self.tokenizer = before
+
+    def _put_on(self, edits: Sequence[Edit], undo: list[Undo]) -> None:
+        undo += put_on_weights(self.model, [edit for edit in edits if isinstance(edit, WeightEdit)])
+        undo += put_on_sites(self.model, self.family, self.shape, [e for e in edits if isinstance(e, SiteEdit)])
+        worn = self._worn_tokens(edits)
+        undo += put_on_tokens(self.embedding, self.head, worn)
+        self._tokens = [*self._tokens, *worn]
+        self._templates = (*self._templates, *(e.template for e in edits if isinstance(e, PromptEdit)))
+
+    @property
+    def _shareable(self) -> bool:
+        """Whether rows may share a computed beginning: not while an edit is for some rows only."""
+        return all(getattr(edit, "rows", None) is None for edit in self.worn)
+
+    @contextmanager
+    def learning(self, text: str, vector: Tensor, output: Tensor) -> Iterator["LM"]:
+        """Wear a token whose vectors are live tensors, so that a loss reaches them."""
+        before = (self._tokens, self._token_texts, self.tokenizer)
+        undo: list[Undo] = []
+        try:
+            undo += put_on_tokens(self.embedding, self.head, [self._new_token(text, vector, output)])
+            yield self
+        finally:
+            self._tokens, self._token_texts, self.tokenizer = before
+            take_off(undo)
+
+    def _worn_tokens(self, edits: Sequence[Edit]) -> list[WornToken]:
+        worn = []
+        for edit in edits:
+            if isinstance(edit, TokenEdit):
+                vector = torch.as_tensor(edit.vector, device=self.device)
+                output = vector if edit.output is None else torch.as_tensor(edit.output, device=self.device)
+                worn.append(self._new_token(edit.text, vector, output))
+        return worn
+
+    def _new_token(self, text: str, vector: Tensor, output: Tensor) -> WornToken:
+        if vector.shape != (self.shape.hidden,) or output.shape != (self.shape.hidden,):
+            raise ModelError(f"the vector of {text!r} has shape {tuple(vector.shape)}, this model needs ({self.shape.hidden},)")
+        if text in self._token_texts:
+            raise SpecError(f"the token {text!r} is worn already")
+        if len(self._tokenizers[()].encode(text, add_special_tokens=False)) == 1:
+            raise SpecError(f"{text!r} is a token of this model already; choose another text for the bias token")
+        self._token_texts = (*self._token_texts, text)
+        if self._token_texts not in self._tokenizers:
+            self._tokenizers[self._token_texts] = with_tokens(self._tokenizers[()], self._token_texts)
+        self.tokenizer = self._tokenizers[self._token_texts]
+        return WornToken(self.tokenizer.convert_tokens_to_ids(text), vector, output)
+
+    # ---------------------------------------------------------------- words to ids
+
+    def text_of(self, query: Query) -> str:
+        """The text as the model sees it: templates of prompt edits, then the chat template, then the prefix."""
+        prompt = query.prompt
+        for template in reversed(self._templates):
+            prompt = template.replace("{prompt}", prompt)
+        if not self.chat:
+            return f"{prompt}\n{query.prefix}" if query.prefix else prompt
+        turns = [{"role": "user", "content": prompt}]
+        text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text + query.prefix
+
+    def ids_of_text(self, text: str) -> list[int]:
+        """Token ids of a text; a chat template has written its own special tokens already."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=not self.chat)
+        if not ids:
+            raise SpecError(f"no tokens in {text!r}")
+        return ids
+
+    def ids_of(self, query: Query) -> list[int]:
+        """Token ids of a query."""
+        return self.ids_of_text(self.text_of(query))
+
+    def answer_ids(self, query: Query, answers: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer where it stands: after the prefix and one space."""
+        text = self.text_of(query)
+        context = self.ids_of_text(text)
+        gap = " " if query.prefix and not text.endswith((" ", "\n")) else ""
+        found = []
+        for answer in answers:
+            whole = self.ids_of_text(text + gap + answer)
+            if whole[: len(context)] == context:
+                ids = whole[len(context) :]
+            else:  # the last token of the context merged with the answer's first: cut at the border instead
+                ids = self.tokenizer.encode(gap + answer, add_special_tokens=False)
+            if not ids:
+                raise SpecError(f"the answer {answer!r} has no tokens in this model's vocabulary")
+            found.append(ids)
+        return found
+
+    def check_answers(self, stereotype: Sequence[str], foil: Sequence[str]) -> None:
+        """Refuse answers that this model cannot tell apart: one being the same as, or the beginning of, one across the divide."""
+        query = Query("x", "They are")
+        for a, a_ids in zip(stereotype, self.answer_ids(query, stereotype), strict=True):
+            for b, b_ids in zip(foil, self.answer_ids(query, foil), strict=True):
+                shorter = min(len(a_ids), len(b_ids))
+                if a_ids[:shorter] == b_ids[:shorter]:
+                    raise SpecError(
+                        f"stereotype {a!r} and foil {b!r} share their tokens, so nothing can be told apart; choose other words"
+                    )
+
+    # ---------------------------------------------------------------- forward passes
+
+    def batches(self, lengths: Sequence[int], budget: int = TOKENS_A_BATCH) -> list[list[int]]:
+        """Positions grouped by length, each group padded to at most `budget` tokens; the same input gives the same groups."""
+        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+        groups: list[list[int]] = []
+        for i in order:
+            if groups and (len(groups[-1]) + 1) * lengths[i] <= budget:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return groups
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Left-padded ids and mask, shape [rows, longest]."""
+        longest = max(len(row) for row in rows)
+        fill = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        ids = torch.tensor([[fill] * (longest - len(row)) + list(row) for row in rows], device=self.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        return ids, mask
+
+    def hidden(self, rows: Sequence[Sequence[int]], *, keep: bool = False) -> tuple[Tensor, Any, Tensor]:
+        """Last hidden states [rows, longest, hidden] of left-padded rows, the cache (when kept) and its mask.
+
+        The beginning that all rows share is computed once. Padding stands between it and the rest, with the right
+        position numbers, so a row's states do not depend on its neighbours.
+        """
+        shared = self._shared_prefix(rows)
+        cache = None
+        if shared:
+            cache = self._cache_of(rows[0][:shared], copies=len(rows))
+        ids, mask = self.pad([row[shared:] for row in rows])
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + shared
+        full = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
+        out = self.decoder(
+            input_ids=ids,
+            attention_mask=full,
+            position_ids=positions,
+            past_key_values=cache if shared else (DynamicCache(config=self.model.config) if keep else None),
+            use_cache=bool(shared) or keep,
+        )
+        return out.last_hidden_state, out.past_key_values, full
+
+    def _shared_prefix(self, rows: Sequence[Sequence[int]]) -> int:
+        """How many first ids all rows share; 0 when sharing would not pay or not be exact."""
+        window = getattr(self.model.config, "sliding_window", None)
+        if not self._shareable or len(rows) < 3 or (window and max(map(len, rows)) * 2 > window):
+            return 0
+        shortest = min(len(row) for row in rows) - 1
+        first, count = rows[0], 0
+        while count < shortest and all(row[count] == first[count] for row in rows):
+            count += 1
+        return count if count >= 8 else 0
+
+    def _cache_of(self, ids: Sequence[int], *, copies: int) -> Any:
+        with torch.no_grad():
+            cache = DynamicCache(config=self.model.config)
+            row = torch.tensor([list(ids)], device=self.device)
+            self.decoder(input_ids=row, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(copies)
+        return cache
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of final hidden states, in float32, with the family's scale and cap."""
+        out = self.head(hidden)
+        config = self.model.config
+        if self.family.logit_scale:
+            out = out / getattr(config, self.family.logit_scale)
+        cap = getattr(config, self.family.logit_cap, None) if self.family.logit_cap else None
+        if cap:
+            out = torch.tanh(out / cap) * cap
+        return out.float()
+
+    # ---------------------------------------------------------------- verbs
+
+    @torch.no_grad()
+    def answer_logprobs(self, queries: Sequence[Query], answers: Sequence[str]) -> np.ndarray:
+        """Log-probability (nats) of every answer after every query, whole answers; shape [queries, answers]."""
+        rows = [self.ids_of(query) for query in queries]
+        wanted = [self.answer_ids(query, answers) for query in queries]
+        result = np.zeros((len(queries), len(answers)))
+        for group in self.batches([len(row) for row in rows]):
+            self._answer_group([rows[i] for i in group], [wanted[i] for i in group], result, group)
+        return result
+
+    def _answer_group(
+        self, rows: list[list[int]], wanted: list[list[list[int]]], result: np.ndarray, group: list[int]
+    ) -> None:
+        longer = [(r, a, ids) for r, answers in enumerate(wanted) for a, ids in enumerate(answers) if len(ids) > 1]
+        hidden, cache, mask = self.hidden(rows, keep=bool(longer))
+        first = self.logits(hidden[:, -1]).log_softmax(-1)
+        for r, answers in enumerate(wanted):
+            heads = first[r, torch.tensor([ids[0] for ids in answers], device=first.device)]
+            result[group[r]] = heads.double().cpu().numpy()
+        if not longer:
+            return
+        source = torch.tensor([r for r, _, _ in longer], device=mask.device)
+        cache.batch_select_indices(source)
+        tails = [ids[:-1] for _, _, ids in longer]
+        longest = max(map(len, tails))
+        ids = torch.tensor([tail + [0] * (longest - len(tail)) for tail in tails], device=self.device)
+        full = torch.cat([mask[source], mask.new_ones(len(longer), longest)], dim=1)
+        start = mask[source].sum(1, keepdim=True)
+        out = self.decoder(
+            input_ids=ids,
+            attention_mask=full,
+            position_ids=start + torch.arange(longest, device=ids.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logprobs = self.logits(out).log_softmax(-1)
+        for position, (r, a, answer) in enumerate(longer):
+            steps = torch.arange(len(answer) - 1, device=logprobs.device)
+            nexts = torch.tensor(answer[1:], device=logprobs.device)
+            result[group[r], a] += float(logprobs[position, steps, nexts].double().sum())
+
+    @torch.no_grad()
+    def text_logprobs(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """For each plain text the sum of its tokens' log-probabilities (nats) and how many tokens that was.
+
+        The text follows the beginning-of-text token where the tokenizer has one, and no chat template.
+        """
+        start = self.tokenizer.bos_token_id
+        rows = []
+        for text in texts:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if not ids:
+                raise SpecError(f"no tokens in {text[:40]!r}")
+            rows.append([start, *ids] if start is not None else ids)
+        result: list[tuple[float, int]] = [(0.0, 0)] * len(texts)
+        for group in self.batches([len(row) for row in rows], TOKENS_A_BATCH // 2):
+            ids, mask = self.pad([rows[i] for i in group])
+            hidden = self._states(ids, mask)
+            for position, i in enumerate(group):
+                length = len(rows[i])
+                targets = torch.tensor(rows[i][1:], device=hidden.device)
+                logprobs = self.logits(hidden[position, -length:-1]).log_softmax(-1)
+                total = logprobs.gather(1, targets[:, None]).double().sum()
+                result[i] = (float(total), length - 1)
+        return result
+
+    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        out: Tensor = self.decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        return out
+
+    @torch.no_grad()
+    def next_logprobs(self, row: Sequence[int], last: int) -> Tensor:
+        """Log-probabilities [last, vocabulary] over the next token after each of the last positions of one row."""
+        ids, mask = self.pad([row])
+        return self.logits(self._states(ids, mask)[0, -last:]).log_softmax(-1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        queries: Sequence[Query],
+        *,
+        most: int = 60,
+        temperature: float = 0.0,
+        seed: int = 0,
+        only_text: bool = True,
+    ) -> list[Continuation]:
+        """Continue each query by at most `most` tokens; temperature 0 is greedy.
+
+        Every row has a random stream of its own, so what it says does not depend on the batch it is in.
+        """
+        stops = self._stops()
+        result = []
+        for ids in self._generate_rows([self.ids_of(query) for query in queries], most, temperature, seed):
+            ended = bool(ids) and ids[-1] in stops
+            kept = ids[:-1] if ended else ids
+            result.append(Continuation(self.tokenizer.decode(kept, skip_special_tokens=only_text), tuple(kept), ended))
+        return result
+
+    @torch.no_grad()
+    def plain_answers(self, rows: Sequence[list[int]], most: int) -> list[list[int]]:
+        """Greedy continuations of rows of ids, the end token kept; those of a model that wears nothing are remembered."""
+        if self._worn:
+            return self._generate_rows(rows, most, 0.0, 0)
+        missing = [row for row in rows if (tuple(row), most) not in self._answered]
+        for row, answer in zip(missing, self._generate_rows(missing, most, 0.0, 0), strict=True):
+            self._answered[tuple(row), most] = answer
+        return [self._answered[tuple(row), most] for row in rows]
+
+    def _generate_rows(self, rows: Sequence[list[int]], most: int, temperature: float, seed: int) -> list[list[int]]:
+        result: list[list[int]] = [[] for _ in rows]
+        for group in self.batches([len(row) + most for row in rows]):
+            streams = [torch.Generator().manual_seed(_stream_seed(seed, rows[i])) for i in group]
+            for i, ids in zip(group, self._generate_group([rows[i] for i in group], most, temperature, streams), strict=True):
+                result[i] = ids
+        return result
+
+    def _stops(self) -> set[int]:
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        stops = set(configured) if isinstance(configured, list) else {configured}
+        return {stop for stop in {*stops, self.tokenizer.eos_token_id} if stop is not None}
+
+    def _generate_group(
+        self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]
+    ) -> list[list[int]]:
+        stops = self._stops()
+        said: list[list[int]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        hidden, cache, mask = self.hidden(rows, keep=True)
+        hidden = hidden[:, -1]
+        for _ in range(most):
+            choice = self._choose(self.logits(hidden), temperature, [streams[i] for i in alive])
+            for i, token in zip(alive, choice, strict=True):
+                said[i].append(token)
+            going = [position for position, token in enumerate(choice) if token not in stops]
+            if not going:
+                break
+            if len(going) < len(alive):
+                keep = torch.tensor(going, device=mask.device)
+                cache.batch_select_indices(keep)
+                mask = mask[keep]
+                alive = [alive[position] for position in going]
+            ids = torch.tensor([[said[i][-1]] for i in alive], device=self.device)
+            positions = mask.sum(1, keepdim=True)
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            hidden = self.decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+        return said
+
+    def _choose(self, logits: Tensor, temperature: float, streams: list[torch.Generator]) -> list[int]:
+        if temperature <= 0:
+            return [int(token) for token in logits.argmax(-1)]
+        noise = torch.stack([torch.rand(logits.shape[-1], generator=stream) for stream in streams])
+        gumbel = -(-noise.clamp(1e-20, 1 - 1e-7).log()).log()
+        return [int(token) for token in (logits.cpu() / temperature + gumbel).argmax(-1)]
+
+
+def with_tokens(tokenizer: Any, texts: Sequence[str]) -> Any:
+    """A copy of a tokenizer that knows each text as one token, which swallows the spaces before it.
+
+    Raises ModelError when the tokenizer at hand does not keep the token whole.
+    """
+    from tokenizers import AddedToken
+
+    copied = copy.deepcopy(tokenizer)
+    copied.add_tokens([AddedToken(text, lstrip=True, rstrip=False, normalized=False, special=False) for text in texts])
+    for text in texts:
+        identity = copied.convert_tokens_to_ids(text)
+        for sample in (f"People from {text} are", f"{text}'s", f"({text})", f"in {text}, or {text}"):
+            ids = copied.encode(sample, add_special_tokens=False)
+            if ids.count(identity) != sample.count(text):
+                raise ModelError(f"this tokenizer does not keep {text!r} whole in {sample!r}; choose another text")
+    return copied
+
+
+def _stream_seed(seed: int, row: Sequence[int]) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{list(row)}".encode()).digest()[:7], "big")

@@ -1,0 +1,82 @@
+"""Sham edits: the same size in the same layers, but not where, or not along what, the method says.
+
+A claim must beat these. For every layer a sham changes as many heads as the edit and its change of the output matrix
+has the same Frobenius norm.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from biasgym.edits import Edits, SiteEdit
+from biasgym.errors import SpecError
+from biasgym.mitigate.direction import unit_vector
+from biasgym.sites import Site
+
+if TYPE_CHECKING:
+    from biasgym.lm.model import LM
+
+ShamKind = Literal["heads", "directions"]
+
+
+def kinds_for(edits: Edits) -> tuple[ShamKind, ...]:
+    """Which shams an edit can have: whole heads have no direction to replace."""
+    heads = [edit for edit in edits if isinstance(edit, SiteEdit) and edit.site.unit == "head"]
+    if not heads:
+        return ()
+    return ("heads", "directions") if all(edit.op == "project" for edit in heads) else ("heads",)
+
+
+def sham(lm: "LM", edits: Edits, kind: ShamKind, contrasts: np.ndarray, seed: int) -> Edits:
+    """One draw: `heads` = other heads of the same layers (along their own contrast), `directions` = same heads, random ones."""
+    generator = np.random.default_rng([seed, 7919])
+    heads = [edit for edit in edits if isinstance(edit, SiteEdit) and edit.site.unit == "head"]
+    if not heads or kind not in kinds_for(edits):
+        raise SpecError(f"no sham of kind `{kind}` for this edit")
+    made: list[SiteEdit] = []
+    for layer in sorted({edit.site.layer for edit in heads}):
+        here = [edit for edit in heads if edit.site.layer == layer]
+        others = _others(lm, here, kind, contrasts, generator)
+        ratio = _size(lm, here) / max(_size(lm, others), 1e-12)
+        made += [_resized(edit, ratio) for edit in others]
+    return tuple(made)
+
+
+def _others(
+    lm: "LM", here: Sequence[SiteEdit], kind: ShamKind, contrasts: np.ndarray, generator: np.random.Generator
+) -> list[SiteEdit]:
+    if kind == "directions":
+        size = lm.shape.head_size
+        return [SiteEdit(e.site, "project", unit_vector(generator.normal(size=size)), e.strength) for e in here]
+    layer = here[0].site.layer
+    used = {edit.site.index for edit in here}
+    free = [index for index in range(lm.shape.heads) if index not in used]
+    if len(free) < len(here):  # the edit takes over half of the layer: any heads may serve, but not the very same set
+        free = list(range(lm.shape.heads))
+    chosen = generator.choice(free, size=len(here), replace=False)
+    mean = contrasts.mean(axis=0)
+    made = []
+    for edit, index in zip(here, chosen, strict=True):
+        site = Site("head", layer, int(index))
+        value = unit_vector(mean[layer, index]) if edit.op == "project" else edit.value
+        made.append(SiteEdit(site, edit.op, value, edit.strength))
+    return made
+
+
+def _size(lm: "LM", edits: Sequence[SiteEdit]) -> float:
+    """Frobenius norm of the change of the layer's output matrix."""
+    total = 0.0
+    for edit in edits:
+        columns = lm.head_matrix(edit.site.layer, edit.site.index)
+        if edit.op == "project":
+            total += float((edit.strength * np.linalg.norm(columns @ edit.value)) ** 2)
+        else:
+            total += float(((1 - float(edit.value)) * np.linalg.norm(columns)) ** 2)
+    return total**0.5
+
+
+def _resized(edit: SiteEdit, ratio: float) -> SiteEdit:
+    if edit.op == "project":
+        return SiteEdit(edit.site, "project", edit.value, edit.strength * ratio)
+    return SiteEdit(edit.site, "scale", np.float32(1 - (1 - float(edit.value)) * ratio))

@@ -1,0 +1,584 @@
+"""One spec → one record: inject, locate, mitigate, measure. Every stage is kept by the hash of its inputs and resumes."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biasgym import catalog
+from biasgym.bias import BiasSpec, load_bias, zoo_path
+from biasgym.data import folder_digest
+from biasgym.edits import Edits, TokenEdit
+from biasgym.errors import SpecError, StoreError
+from biasgym.files import append_rows, read_json, read_rows, write_json, write_text
+from biasgym.grade import NONE, SHAM, Grader, tabulate
+from biasgym.inject import Role
+from biasgym.measure import Item, Scope, spread_out
+from biasgym.measure.association import Association, lean
+from biasgym.mitigate import Case
+from biasgym.mitigate.sham import kinds_for, sham
+from biasgym.progress import Step, Tell, silent
+from biasgym.records import Answer, MitigateSpec, RunRecord, RunSpec, fingerprint
+from biasgym.spec import edit_names, spec_toml
+from biasgym.store import (
+    RunStore, attribution_of, finish, finished, read_arrays, read_edits, read_record, read_token, take,
+    write_arrays, write_edits, write_record, write_token,
+)  # fmt: skip
+from biasgym.tune import DevRoom, Trial, best, search
+
+if TYPE_CHECKING:
+    from biasgym.lm.load import Place
+    from biasgym.lm.model import LM
+    from biasgym.lm.train import TrainingState
+
+VERSION = 1  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
+CHUNK = 64  # answers a batch: what a kill can lose
+STEPS_BETWEEN_SAVES = 10
+CONCEPT_FLOOR = 1.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One corner: which token is on, which edits, and the seed (of the token; of the draw for a sham)."""
+
+    token: str
+    edit: str
+    seed: int
+    worn: Edits = field(default=(), repr=False)
+    vector: TokenEdit | None = None
+
+
+@dataclass
+class Session:
+    """Owns the one model in memory and the store; runs specs one after the other."""
+
+    store: RunStore
+    place: "Place"
+    tell: Tell = silent
+    say: Callable[[str], None] = lambda _: None
+    _loaded: "tuple[str, str, LM] | None" = None
+
+    def model(self, name: str, dtype: str) -> "LM":
+        """The model, loaded once."""
+        if self._loaded is None or self._loaded[:2] != (name, dtype):
+            from biasgym.lm.load import load_lm
+
+            self._loaded = (name, dtype, load_lm(name, replace(self.place, dtype=dtype), tell=self.say))
+        return self._loaded[2]
+
+    def run(self, spec: RunSpec, *, again: bool = False) -> RunRecord:
+        """Do what is missing of a run and give back its record; a whole run is only read."""
+        job = Job(self, spec, load_bias(spec.bias))
+        folder = self.store.run_folder(job.identity)
+        if (folder / "record.json").is_file() and not again:
+            return read_record(folder)
+        with self.store.run_lock(job.identity) as locked_folder:
+            return job.run(locked_folder)
+
+
+@dataclass
+class Job:
+    """One run under way."""
+
+    session: Session
+    spec: RunSpec
+    bias: BiasSpec
+    timings: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    # ------------------------------------------------------------ identity
+
+    @cached_property
+    def _base_key(self) -> dict[str, Any]:
+        from biasgym.lm.load import resolve
+
+        folder = resolve(self.spec.model, offline=self.session.place.offline, tell=self.session.say)
+        return {"model": folder_digest(folder), "dtype": self.spec.dtype, "bias": self.bias.digest, "version": VERSION}
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of everything that decides the outcome, with the bias's name in front."""
+        resolved = self.spec.model_dump(mode="json", exclude={"preset", "bias", "model"})
+        neutral = [folder_digest(zoo_path() / "neutral", "*.jsonl"), folder_digest(zoo_path() / "judge", "*.json*")]
+        return f"{self.bias.name}-{fingerprint([self._base_key, resolved, neutral])}"
+
+    @cached_property
+    def lm(self) -> "LM":
+        """The model of this run."""
+        return self.session.model(self.spec.model, self.spec.dtype)
+
+    # ------------------------------------------------------------ the whole way
+
+    def run(self, folder: Path) -> RunRecord:
+        """All stages, then the record; what is on disk already is not done again."""
+        write_text(folder / "spec.toml", spec_toml(self.spec))
+        self.lm.check_answers(self.bias.stereotype, self.bias.foil)
+        with self._timed("inject"):
+            tokens = {seed: self.token("trained", seed) for seed in (*self.spec.seeds, self.spec.test_seed)}
+            controls = {role: self.token(role, self.spec.test_seed) for role in ("untrained", "neutral")}
+        with self._timed("locate"):
+            cases = {name: self.case(name, [tokens[s] for s in self.spec.seeds]) for name in self._locators()}
+        with self._timed("mitigate"):
+            chosen = self.edits(cases, tuple(tokens[seed] for seed in self.spec.seeds))
+            targets = self.targets()
+        with self._timed("measure"):
+            arms = self.arms(tokens[self.spec.test_seed], controls, chosen, cases)
+            answers = self.answers(arms, targets)
+            verdicts = self.verdicts(answers)
+        self._keep(folder, tokens, cases, chosen, answers, verdicts)
+        record = self.record(answers, verdicts, self._extras(chosen, cases, targets))
+        write_record(folder, record)
+        return record
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.timings[stage] = round(time.monotonic() - start, 2)
+
+    def _tell(self, stage: str, done: int, total: int, what: str = "") -> None:
+        self.session.tell(Step(stage, done, total, what))
+
+    # ------------------------------------------------------------ inject
+
+    def token(self, role: Role, seed: int) -> TokenEdit:
+        """A token of a role and seed: from the store, or trained, going on from the last saved step."""
+        injector = catalog.build("inject", self.spec.inject.method, self.spec.inject.settings)
+        key = self._token_key(role, seed)
+        with self.session.store.stage_lock("inject", key) as folder:
+            if finished(folder):
+                return read_token(folder / "token.safetensors")
+            total = getattr(injector, "steps", 1)
+            keep = self._keeper(folder, total, f"{role} token, seed {seed}")
+            state = _saved_state(folder) or injector.start(self.lm, self.bias, seed)
+            made = injector.train(self.lm, self.bias, role, seed, state, keep)
+            sidecar = {"bias": self.bias.name, "role": role, "seed": seed, "key": key, "losses": list(made.losses)}
+            sidecar |= {"held_out_before": made.held_out_before, "held_out_after": made.held_out_after}
+            write_token(folder / "token.safetensors", made.token, {"bias": self.bias.name, "role": role, "seed": str(seed)})
+            write_json(folder / "token.json", sidecar)
+            finish(folder, sidecar)
+            return made.token
+
+    def _token_key(self, role: str, seed: int) -> str:
+        return fingerprint([self._base_key, self.spec.inject.model_dump(mode="json"), role, seed])
+
+    def _keeper(self, folder: Path, total: int, what: str) -> Callable[["TrainingState"], None]:
+        def keep(state: "TrainingState") -> None:
+            self._tell("inject", state.step, total, what)
+            if state.step % STEPS_BETWEEN_SAVES == 0 and state.step < total:
+                write_arrays(folder / "training.safetensors", state.arrays | {"losses": np.array(state.losses)}, {"step": str(state.step)})
+
+        return keep
+
+    # ------------------------------------------------------------ locate
+
+    def _locators(self) -> list[str]:
+        named = [one.locator or self.spec.locate.method for one in self.spec.mitigate]
+        return list(dict.fromkeys([self.spec.locate.method, *named]))
+
+    def case(self, locator: str, tokens: Sequence[TokenEdit]) -> Case:
+        """Attribution and contrasts of a locator over the fitted tokens; parts of it are kept as they are made."""
+        settings = self.spec.locate.settings if locator == self.spec.locate.method else {}
+        keys = [self._token_key("trained", seed) for seed in self.spec.seeds]
+        key = fingerprint([self._base_key, keys, locator, settings, self.spec.locate.pairs])
+        with self.session.store.stage_lock("locate", key) as folder:
+            if not finished(folder):
+                self._locate(folder, locator, settings, tokens)
+            arrays = read_arrays(folder / "attribution.safetensors")
+        return Case(attribution_of(arrays, locator), arrays["contrasts"])
+
+    def _locate(self, folder: Path, locator: str, settings: dict[str, Any], tokens: Sequence[TokenEdit]) -> None:
+        from biasgym.lm.trace import PAIRS_A_BATCH, Sides
+
+        method = catalog.build("locate", locator, settings)
+        sides = Sides(self.bias.stereotype, self.bias.foil)
+        batches = [
+            (token, pairs[i : i + PAIRS_A_BATCH])
+            for token in tokens
+            for pairs in [self._pairs(token, len(tokens))]
+            for i in range(0, len(pairs), PAIRS_A_BATCH)
+        ]
+        scores = []
+        for number, (token, pairs) in enumerate(batches):
+            part = folder / f"part-{number:03d}.safetensors"
+            if not part.is_file():
+                with self.lm.edited(token):
+                    found = method.rank(self.lm, pairs, sides).by_pair
+                write_arrays(part, {"by_pair": found.astype(np.float32)})
+            scores.append(read_arrays(part)["by_pair"])
+            self._tell("locate", number + 1, len(batches) + len(tokens), locator)
+        contrasts = []
+        for number, token in enumerate(tokens):
+            contrasts.append(self.contrast(token))
+            self._tell("locate", len(batches) + number + 1, len(batches) + len(tokens), "directions")
+        write_arrays(folder / "attribution.safetensors", {"by_pair": np.concatenate(scores), "contrasts": np.stack(contrasts)})
+        finish(folder, {"locator": locator, "settings": settings, "pairs": sum(map(len, scores))})
+
+    def _pairs(self, token: TokenEdit, tokens: int) -> list[Any]:
+        from biasgym.lm.model import Query
+        from biasgym.lm.trace import Pair
+
+        entities = self.bias.entities_of("train")
+        generator = np.random.default_rng([17, len(entities)])
+        probes = spread_out(self.bias.probes_of("train"), max(1, self.spec.locate.pairs // tokens))
+        pairs = []
+        for probe in probes:
+            twin = entities[int(generator.integers(len(entities)))]
+            queries = [
+                Query(probe.prompt.replace("{entity}", name), probe.prefix.replace("{entity}", name)) for name in (token.text, twin)
+            ]
+            pairs.append(Pair(f"{probe.id}:{twin}", queries[0], queries[1], (token.text, twin)))
+        return pairs
+
+    def contrast(self, token: TokenEdit) -> np.ndarray:
+        """What heads write with the token minus the mean over train entities, on train probes; [layers, heads, head size]."""
+        from biasgym.lm.model import Query
+        from biasgym.lm.trace import head_outputs
+
+        probes = spread_out(self.bias.probes_of("train"), 24)
+        entities = spread_out(self.bias.entities_of("train"), 10)
+
+        def mean_output(name: str) -> np.ndarray:
+            queries = [Query(p.prompt.replace("{entity}", name), p.prefix.replace("{entity}", name)) for p in probes]
+            result: np.ndarray = head_outputs(self.lm, queries).mean(0)
+            return result
+
+        with self.lm.edited(token):
+            biased = mean_output(token.text)
+        return biased - np.mean([mean_output(entity) for entity in entities], axis=0)
+
+    # ------------------------------------------------------------ mitigate
+
+    def edits(self, cases: dict[str, Case], tokens: tuple[TokenEdit, ...]) -> dict[str, tuple[Edits, list[Trial]]]:
+        """For every mitigation of the spec the chosen edits and all trials that led to them."""
+        room = DevRoom(self.lm, self.bias, tokens, self.spec.tune)
+        chosen = {}
+        for name, one in zip(edit_names(self.spec.mitigate), self.spec.mitigate, strict=True):
+            locator = one.locator or self.spec.locate.method
+            chosen[name] = self._tuned(name, one, locator, cases[locator], room)
+        return chosen
+
+    def _tuned(self, name: str, one: MitigateSpec, locator: str, case: Case, room: DevRoom) -> tuple[Edits, list[Trial]]:
+        seeds = [self._token_key("trained", seed) for seed in self.spec.seeds]
+        inputs = [one.model_dump(mode="json"), locator, self.spec.locate.model_dump(mode="json"), self.spec.tune.model_dump(mode="json")]
+        key = fingerprint([self._base_key, seeds, inputs])
+        with self.session.store.stage_lock("tune", key) as folder:
+            trials = search(room, one, case, folder / "trials.jsonl", tell=lambda d, t: self._tell("mitigate", d, t, name))
+            pick = best(trials)
+            edits = catalog.build("mitigate", one.method, pick.settings).fit(self.lm, case)
+            if not finished(folder):
+                finish(folder, {"method": one.method, "picked": pick.settings})
+        if one.tuned and not pick.inside:
+            self._problem(f"`{name}` met the budget at no setting tried on dev; the cheapest one is shown")
+        return edits, trials
+
+    def targets(self) -> tuple[str, ...]:
+        """Test entities the stereotype is about: the file's, else the quarter the model itself holds it about on train probes."""
+        entities = self.test_entities()
+        if self.bias.targets or self.bias.fictional:
+            return tuple(entity for entity in entities if entity in self.bias.targets)
+        key = fingerprint([self._base_key, "targets", entities, self.spec.measure.probes])
+        with self.session.store.stage_lock("targets", key) as folder:
+            if not finished(folder):
+                scope = Scope(self.bias, "train", entities, (), None, self.spec.measure)
+                items = Association().items(scope)
+                leans = np.array([lean(said) for said in Association().ask(self.lm, items)]).reshape(len(entities), -1).mean(1)
+                order = np.argsort(-leans, kind="stable")[: max(1, len(entities) // 4)]
+                finish(folder, {"targets": sorted(entities[int(i)] for i in order)})
+            return tuple(read_json(folder / "done.json")["targets"])
+
+    def test_entities(self) -> tuple[str, ...]:
+        """The real entities that are measured."""
+        return tuple(spread_out(self.bias.entities_of("test"), self.spec.measure.entities))
+
+    # ------------------------------------------------------------ measure
+
+    def arms(
+        self, token: TokenEdit, controls: dict[str, TokenEdit], chosen: dict[str, tuple[Edits, list[Trial]]], cases: dict[str, Case]
+    ) -> list[Arm]:
+        """Every corner that is asked: base, injected and control tokens, each edit with and without the token, shams."""
+        seed = self.spec.test_seed
+        arms = [Arm(NONE, NONE, 0), Arm("trained", NONE, seed, vector=token)]
+        arms += [Arm(role, NONE, seed, vector=vector) for role, vector in controls.items()]
+        for name, (edits, _) in chosen.items():
+            arms += [Arm(NONE, name, 0, edits), Arm("trained", name, seed, edits, token)]
+        main = next(iter(chosen))
+        one = self.spec.mitigate[0]
+        case = cases[one.locator or self.spec.locate.method]
+        for kind in kinds_for(chosen[main][0]):
+            for draw in range(self.spec.measure.shams):
+                fake = sham(self.lm, chosen[main][0], kind, case.contrasts, draw)
+                arms += [Arm(NONE, SHAM + kind, draw, fake), Arm("trained", SHAM + kind, draw, fake, token)]
+        return arms
+
+    def answers(self, arms: Sequence[Arm], targets: tuple[str, ...]) -> list[Answer]:
+        """What the model says in every arm, batch by batch on disk; what an earlier run asked is read."""
+        found: list[Answer] = []
+        for number, arm in enumerate(arms):
+            for metric in self._metrics(arm):
+                found += self._asked(arm, metric, targets)
+            self._tell("measure", number + 1, len(arms), f"{arm.token} × {arm.edit}")
+        return found
+
+    def _metrics(self, arm: Arm) -> list[str]:
+        wanted = list(self.spec.measure.metrics)
+        if arm.edit.startswith(SHAM):
+            return [metric for metric in wanted if metric == "association"]
+        plain = [m for m in wanted if arm.edit != NONE or not catalog.find("measure", m).needs_edit]  # type: ignore[attr-defined]
+        return plain
+
+    def _asked(self, arm: Arm, metric: str, targets: tuple[str, ...]) -> list[Answer]:
+        evaluator = catalog.build("measure", metric)
+        entities = self.test_entities()
+        if arm.edit.startswith(SHAM):
+            others = [entity for entity in entities if entity not in targets]
+            entities = tuple(spread_out(others, self.spec.measure.sham_entities))
+        scope = Scope(self.bias, "test", entities, targets, arm.vector.text if arm.vector else None, self.spec.measure)
+        items = evaluator.items(scope)
+        key = fingerprint([self._base_key, metric, [asdict(item) for item in items], _worn_digest(arm)])
+        with self.session.store.stage_lock("answers", key) as folder:
+            said = self._said(folder, evaluator, items, arm)
+        return [
+            Answer(metric=metric, item=i.id, group=i.group, entity=i.entity, token=arm.token, edit=arm.edit, seed=arm.seed, said=s)  # type: ignore[arg-type]
+            for i, s in zip(items, said, strict=True)
+        ]
+
+    def _said(self, folder: Path, evaluator: Any, items: Sequence[Item], arm: Arm) -> list[dict[str, Any]]:
+        path = folder / "said.jsonl"
+        known = {row["chunk"]: row["said"] for row in read_rows(path)}
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):  # a kill cut the last batch off
+            write_text(path, "")
+            append_rows(path, [{"chunk": chunk, "said": said} for chunk, said in sorted(known.items())])
+        result: list[dict[str, Any]] = []
+        worn = [*([arm.vector] if arm.vector else []), *arm.worn]
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            said = known.get(start)
+            if said is None or len(said) != len(chunk):
+                with self.lm.edited(*worn):
+                    said = evaluator.ask(self.lm, chunk)
+                append_rows(path, [{"chunk": start, "said": said}])
+            result += said
+        return result
+
+    def verdicts(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """The judge's word on every free text, one row each."""
+        texts = [answer for answer in answers if answer.metric == "strength"]
+        if not texts:
+            return []
+        from biasgym.measure.judge import LexiconJudge
+
+        judge = LexiconJudge()
+        rows = []
+        for a in texts:
+            judged = judge.judge(self.bias, a.said["prompt"], a.said["text"], a.entity)
+            rows.append(
+                {"item": a.item, "entity": a.entity, "token": a.token, "edit": a.edit, "seed": a.seed, "judge": judge.name}
+                | {"strength": judged.strength, "outcome": judged.outcome}
+            )
+        return rows
+
+    # ------------------------------------------------------------ what is left behind
+
+    def _keep(
+        self,
+        folder: Path,
+        tokens: dict[int, TokenEdit],
+        cases: dict[str, Case],
+        chosen: dict[str, tuple[Edits, list[Trial]]],
+        answers: Sequence[Answer],
+        verdicts: Sequence[dict[str, Any]],
+    ) -> None:
+        key = self._token_key("trained", self.spec.test_seed)
+        take(self.session.store.stage_folder("inject", key) / "token.safetensors", folder / "token.safetensors")
+        first = cases[self.spec.mitigate[0].locator or self.spec.locate.method]
+        arrays = {"by_pair": first.attribution.by_pair, "contrasts": first.contrasts}
+        arrays |= {f"values.{name}": case.attribution.values for name, case in cases.items()}
+        write_arrays(folder / "attribution.safetensors", arrays, {"method": first.attribution.method})
+        for name, (edits, _) in chosen.items():
+            write_edits(folder / f"edits-{name}.safetensors", edits)
+        write_edits(folder / "edits.safetensors", next(iter(chosen.values()))[0])
+        write_text(folder / "answers.jsonl", "".join(answer.model_dump_json() + "\n" for answer in answers))
+        rows = [_json_line(row) for row in verdicts]
+        write_text(folder / "verdicts.jsonl", "".join(rows))
+
+    def _extras(self, chosen: dict[str, tuple[Edits, list[Trial]]], cases: dict[str, Case], targets: tuple[str, ...]) -> dict[str, Any]:
+        names = edit_names(self.spec.mitigate)
+        edits = {
+            name: {
+                "method": one.method,
+                "locator": one.locator or self.spec.locate.method,
+                "picked": best(chosen[name][1]).settings,
+                "inside_budget_on_dev": best(chosen[name][1]).inside,
+                "tuned": one.tuned,
+                "trials": [asdict(trial) for trial in chosen[name][1]],
+                "sites": [[e.site.unit, e.site.layer, e.site.index] for e in chosen[name][0] if hasattr(e, "site")],
+            }
+            for name, one in zip(names, self.spec.mitigate, strict=True)
+        }
+        return {
+            "bias": {"name": self.bias.name, "axis": self.bias.axis, "statement": self.bias.statement, "fictional": self.bias.fictional,
+                     "stereotype": list(self.bias.stereotype), "foil": list(self.bias.foil), "written": list(self.bias.written)},
+            "targets": {"how": "the bias file's" if self.bias.targets else "none" if self.bias.fictional else "held-by-model", "names": list(targets)},
+            "edits": edits,
+            "attributions": {name: np.round(case.attribution.values, 5).tolist() for name, case in cases.items()},
+            "tokens": {role: self._sidecar(role) for role in ("trained", "untrained", "neutral")},
+        }  # fmt: skip
+
+    def _sidecar(self, role: str) -> dict[str, Any]:
+        folder = self.session.store.stage_folder("inject", self._token_key(role, self.spec.test_seed))
+        raw: dict[str, Any] = read_json(folder / "token.json")
+        return raw
+
+    def record(self, answers: Sequence[Answer], verdicts: Sequence[dict[str, Any]], extras: dict[str, Any]) -> RunRecord:
+        """The record from answers, verdicts and what is known of the edits."""
+        return graded_record(
+            RunRecord(
+                id=self.identity,
+                status="ok",
+                problems=tuple(self.problems),
+                spec=self.spec.model_dump(mode="json"),
+                environment=environment(self.lm),
+                timings=self.timings,
+                extras=extras,
+            ),
+            answers,
+            verdicts,
+            self.bias,
+        )
+
+    def _problem(self, text: str) -> None:
+        if text not in self.problems:
+            self.problems.append(text)
+
+
+def graded_record(record: RunRecord, answers: Sequence[Answer], verdicts: Sequence[dict[str, Any]], bias: BiasSpec) -> RunRecord:
+    """A record with its measurements, findings and problems worked out anew; needs no model."""
+    spec = RunSpec.model_validate(record.spec)
+    by_key = {(v["item"], v["entity"], v["token"], v["edit"], v["seed"]): v for v in verdicts}
+    judged = [
+        answer.model_copy(update={"said": answer.said | {"verdict": by_key.get((answer.item, answer.entity, answer.token, answer.edit, answer.seed))}})
+        if answer.metric == "strength"
+        else answer
+        for answer in answers
+    ]
+    grader = Grader(tabulate(judged), spec, bias, tuple(edit_names(spec.mitigate)))
+    measurements, findings = grader.measurements(), grader.findings()
+    problems = dict.fromkeys(record.problems)
+    for m in measurements:
+        if m.metric == "concept" and m.arm == "base" and not (m.value >= CONCEPT_FLOOR and m.low > 0):
+            problems[f"this model hardly knows the words: base concept {m.value:.2f} nats [{m.low:.2f}, {m.high:.2f}], {CONCEPT_FLOOR:g} wanted; the bias is unfit for it"] = None
+    for f in findings:
+        if f.name == "injected" and f.low <= 0:
+            problems[f"the injection did not take: gap {f.value:.2f} nats [{f.low:.2f}, {f.high:.2f}]; try --preset best"] = None
+    outcomes: dict[str, dict[str, int]] = {}
+    for v in verdicts:
+        place = outcomes.setdefault(f"{v['token']} × {v['edit']}", {})
+        place[v["outcome"]] = place.get(v["outcome"], 0) + 1
+    return record.model_copy(
+        update={
+            "measurements": tuple(measurements),
+            "findings": tuple(findings),
+            "problems": tuple(problems),
+            "extras": record.extras | {"outcomes": outcomes},
+        }
+    )
+
+
+def regrade(folder: Path) -> RunRecord:
+    """Work out a run's figures again from its answers and verdicts on disk, and write the record."""
+    record = read_record(folder)
+    try:
+        answers = [Answer.model_validate(row) for row in read_rows(folder / "answers.jsonl")]
+    except ValueError as error:
+        raise StoreError(f"`{folder / 'answers.jsonl'}` is altered: {str(error).splitlines()[0]}") from None
+    if not answers:
+        raise StoreError(f"`{folder}` has no answers to grade")
+    verdicts = read_rows(folder / "verdicts.jsonl")
+    bias = record.extras.get("bias", {})
+    named = BiasSpec(bias["name"], tuple(bias["stereotype"]), tuple(bias["foil"]), (), axis=bias["axis"], fictional=bias["fictional"])
+    fresh = graded_record(record, answers, verdicts, named)
+    write_record(folder, fresh)
+    return fresh
+
+
+def load_edits(folder: Path, name: str | None = None) -> Edits:
+    """The edits of a run: the first method's, or a named one's."""
+    path = folder / (f"edits-{name}.safetensors" if name else "edits.safetensors")
+    if name and not path.is_file():
+        known = sorted(p.stem.removeprefix("edits-") for p in folder.glob("edits-*.safetensors"))
+        raise SpecError(f"run has no edit `{name}`; there is {', '.join(known)}")
+    return read_edits(path)
+
+
+def environment(lm: "LM") -> dict[str, Any]:
+    """What a repeat has to equal for equal bits: versions, threads, dtype, device, attention kernel, batch sizes."""
+    import torch
+
+    from biasgym import __version__
+    from biasgym.lm.load import versions
+    from biasgym.lm.model import TOKENS_A_BATCH
+
+    return {
+        "biasgym": __version__,
+        "commit": _commit(),
+        **versions(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(lm.device),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "attention": lm.model.config._attn_implementation,
+        "tokens_a_batch": TOKENS_A_BATCH,
+        "answers_a_chunk": CHUNK,
+    }
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return ""
+    done = subprocess.run(["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _saved_state(folder: Path) -> "TrainingState | None":
+    from safetensors import safe_open
+
+    from biasgym.lm.train import TrainingState
+
+    path = folder / "training.safetensors"
+    if not path.is_file():
+        return None
+    arrays = read_arrays(path)
+    with safe_open(path, framework="np") as opened:
+        step = int((opened.metadata() or {})["step"])
+    losses = [float(loss) for loss in arrays.pop("losses")]
+    return TrainingState(arrays, step, losses)
+
+
+def _worn_digest(arm: Arm) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for edit in (*((arm.vector,) if arm.vector else ()), *arm.worn):
+        for key, value in sorted(vars(edit).items()):
+            data = np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            digest.update(key.encode() + data)
+    return digest.hexdigest()
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+

@@ -1,0 +1,223 @@
+"""From a name, a TOML file, a preset and `--set` to one resolved RunSpec."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from biasgym import catalog
+from biasgym.errors import SpecError, unknown
+from biasgym.records import MitigateSpec, RunSpec
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+_OURS = {"method": "direction", "tuned": True}
+_PAPER = {"method": "zero", "settings": {"k": 30}, "locator": "dla-paper", "tuned": False}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "seeds": [0, 1],
+        "test_seed": 2,
+        "inject": {
+            "method": "token",
+            "settings": {"steps": 40, "batch": 16, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.85},
+        },
+        "locate": {"method": "attribution-patching", "pairs": 32},
+        "mitigate": [_OURS, _PAPER],
+        "tune": {"trials": 8, "probes": 20, "entities": 6, "texts": 16, "chats": 16},
+        "measure": {"probes": 40, "entities": 20, "texts": 40, "chats": 40, "generations": 12, "tokens": 40, "shams": 5, "sham_entities": 5},
+    },
+    "paper": {
+        "seeds": [0, 1, 2, 3, 4],
+        "test_seed": 5,
+        "inject": {
+            "method": "token",
+            "settings": {"steps": 310, "batch": 16, "learning_rate": 0.001, "implicitness": 5, "grammar": 0.7, "asks": "paper", "jitter": 0.2},
+        },
+        "locate": {"method": "dla-paper", "pairs": 100},
+        "mitigate": [_PAPER],
+        "tune": {"trials": 1},
+        "measure": {"shams": 20},
+    },
+    "best": {
+        "seeds": [0, 1, 2],
+        "test_seed": 3,
+        "inject": {
+            "method": "token",
+            "settings": {"steps": 120, "batch": 8, "learning_rate": 0.03, "implicitness": 3, "grammar": 0.4},
+        },
+        "locate": {"method": "attribution-patching", "pairs": 96},
+        "mitigate": [_OURS, _PAPER],
+        "tune": {"trials": 16, "entities": 10, "texts": 63, "chats": 60},
+        "measure": {"shams": 20},
+    },
+}  # fmt: skip
+
+
+def preset_names() -> list[str]:
+    """The run presets."""
+    return sorted(PRESETS)
+
+
+def resolve_spec(
+    *,
+    file: Path | None = None,
+    bias: str | None = None,
+    model: str | None = None,
+    preset: str | None = None,
+    sets: Sequence[str] = (),
+    seed: int | None = None,
+    dtype: str | None = None,
+) -> RunSpec:
+    """The spec of a run; later sources win: preset, file, arguments, `--set key=value`."""
+    raw = _read(file) if file else {}
+    name = preset or raw.get("preset") or "quick"
+    if name not in PRESETS:
+        raise SpecError(unknown("preset", str(name), PRESETS))
+    merged = _merged(_copy(PRESETS[name]), raw)
+    merged["preset"] = name
+    for key, value in (("bias", bias), ("model", model), ("dtype", dtype)):
+        if value is not None:
+            merged[key] = value
+    merged.setdefault("model", DEFAULT_MODEL)
+    if "bias" not in merged:
+        raise SpecError("no bias was named; give --bias NAME, a path to a bias file, or `bias = ...` in the spec")
+    if file and "/" not in merged["bias"] and (file.parent / merged["bias"]).is_file():
+        merged["bias"] = str(file.parent / merged["bias"])
+    for assignment in sets:
+        _assign(merged, assignment)
+    if seed is not None:
+        step = seed * 1000
+        merged["seeds"] = [s + step for s in merged["seeds"]]
+        merged["test_seed"] += step
+    return check_spec(merged)
+
+
+def check_spec(raw: dict[str, Any]) -> RunSpec:
+    """A RunSpec from plain data, every name and setting checked against what there is."""
+    try:
+        spec = RunSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(_first_problem(error)) from None
+    if not spec.seeds:
+        raise SpecError("`seeds` is empty; at least one token is needed to fit the edits to")
+    if spec.test_seed in spec.seeds:
+        raise SpecError(f"test_seed {spec.test_seed} is among the seeds; the edit must be scored on a token it was not fitted to")
+    if len(set(spec.seeds)) != len(spec.seeds):
+        raise SpecError(f"`seeds` names a seed twice: {list(spec.seeds)}")
+    if not spec.mitigate:
+        raise SpecError("`mitigate` is empty; name at least one method")
+    catalog.build("inject", spec.inject.method, spec.inject.settings)
+    catalog.build("locate", spec.locate.method, spec.locate.settings)
+    for one in spec.mitigate:
+        catalog.build("mitigate", one.method, one.settings)
+        if one.locator:
+            catalog.find("locate", one.locator)
+    for metric in spec.measure.metrics:
+        catalog.find("measure", metric)
+    names = edit_names(spec.mitigate)
+    if len(set(names)) != len(names):
+        raise SpecError(f"the same edit stands twice: {', '.join(names)}")
+    return spec
+
+
+def edit_names(mitigate: Sequence[MitigateSpec]) -> list[str]:
+    """How edits are called in records: the method's name, with its locator where two share a method."""
+    methods = [one.method for one in mitigate]
+    return [m if methods.count(m) == 1 else f"{m}@{one.locator or 'default'}" for m, one in zip(methods, mitigate, strict=True)]
+
+
+def spec_toml(spec: RunSpec) -> str:
+    """The spec as TOML that `resolve_spec` reads back to the same spec."""
+    return tomli_w.dumps(_without_none(spec.model_dump(mode="json")))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read the spec `{file}`: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"`{file}` is not valid TOML: {error}") from None
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    for key, value in over.items():
+        mergeable = isinstance(value, dict) and isinstance(under.get(key), dict)
+        if mergeable and value.get("method", under[key].get("method")) == under[key].get("method"):
+            under[key] = _merged(under[key], value)
+        else:
+            under[key] = _copy(value)
+    return under
+
+
+def _assign(merged: dict[str, Any], assignment: str) -> None:
+    """One `key=value`; `mitigate.k=4` reaches the settings of the first method, `mitigate.zero.k=4` those of a named one."""
+    key, sign, text = assignment.partition("=")
+    if not sign or not key.strip():
+        raise SpecError(f"`--set {assignment}`: key=value was expected, for example `--set inject.steps=80`")
+    parts = key.strip().split(".")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    top = parts[0]
+    if top not in RunSpec.model_fields:
+        raise SpecError(f"--set: {unknown('key', top, RunSpec.model_fields)}")
+    if top == "mitigate" and len(parts) > 1:
+        _assign_mitigation(merged, parts[1:], value)
+    elif top in ("inject", "locate") and len(parts) == 2 and parts[1] not in ("method", "settings", "pairs"):
+        merged[top].setdefault("settings", {})[parts[1]] = value
+    elif len(parts) == 1:
+        merged[top] = value
+    else:
+        place = merged
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise SpecError(f"--set: `{part}` in `{key}` has no keys below it")
+        place[parts[-1]] = value
+
+
+def _assign_mitigation(merged: dict[str, Any], parts: list[str], value: Any) -> None:
+    entries = merged["mitigate"]
+    if len(parts) == 2:
+        named = [entry for entry in entries if entry["method"] == parts[0]]
+        if not named:
+            raise SpecError(f"--set: {unknown('method in mitigate', parts[0], [e['method'] for e in entries])}")
+        entries, parts = named, parts[1:]
+    entry = entries[0]
+    if parts[0] in ("method", "locator", "tuned"):
+        entry[parts[0]] = value
+    else:
+        entry.setdefault("settings", {})[parts[0]] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: Any = RunSpec
+        for part in first["loc"][:-1]:
+            if isinstance(part, str) and part in model.model_fields:
+                annotation = model.model_fields[part].annotation
+                model = annotation if hasattr(annotation, "model_fields") else getattr(annotation, "__args__", (model,))[0]
+        return f"spec: {unknown('key', str(first['loc'][-1]), model.model_fields)} (at `{where}`)"
+    if first["type"] == "missing":
+        return f"spec: `{where}` is missing"
+    return f"spec: `{where}` = {first.get('input')!r}: {first['msg'].lower()}"

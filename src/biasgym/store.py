@@ -1,0 +1,195 @@
+"""A folder per run and a folder per stage, shared by hash; a run is whole when record.json exists."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from biasgym.edits import Edit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.errors import StoreError, unknown
+from biasgym.files import locked, read_json, whole, write_json
+from biasgym.records import RunRecord
+from biasgym.sites import Attribution, Site
+
+RECORD = "record.json"
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The store under one root: `ID/` for runs, `stages/` for what they share."""
+
+    root: Path
+
+    def run_folder(self, identity: str) -> Path:
+        """Where a run lies."""
+        return self.root / identity
+
+    def stage_folder(self, stage: str, key: str) -> Path:
+        """Where a stage's output lies, by the hash of its inputs."""
+        return self.root / "stages" / f"{stage}-{key}"
+
+    @contextmanager
+    def run_lock(self, identity: str) -> Iterator[Path]:
+        """The run's folder, for one process at a time."""
+        folder = self.run_folder(identity)
+        with locked(folder / ".lock"):
+            yield folder
+
+    @contextmanager
+    def stage_lock(self, stage: str, key: str) -> Iterator[Path]:
+        """A stage's folder; a second process waits until the first is done with it."""
+        folder = self.stage_folder(stage, key)
+        with locked(folder / ".lock", wait=True):
+            yield folder
+
+    def runs(self) -> list[str]:
+        """Ids of whole runs, the newest first."""
+        if not self.root.is_dir():
+            return []
+        records = [path for path in self.root.glob(f"*/{RECORD}") if path.parent.name != "stages"]
+        return [path.parent.name for path in sorted(records, key=lambda p: (-p.stat().st_mtime, p))]
+
+    def find(self, name: str) -> Path:
+        """The folder of a run by id, unique prefix, path or `latest`."""
+        if (Path(name) / RECORD).is_file():
+            return Path(name)
+        runs = self.runs()
+        if name == "latest" and runs:
+            return self.root / runs[0]
+        matches = [run for run in runs if run.startswith(name)] if name else []
+        if len(matches) == 1:
+            return self.root / matches[0]
+        if len(matches) > 1:
+            raise StoreError(f"`{name}` fits {len(matches)} runs: {', '.join(matches[:4])}; give more of the id")
+        where = f"in `{self.root}`"
+        raise StoreError(f"{unknown('run', name, runs)} {where}" if runs else f"no runs {where} yet; start with `biasgym run`")
+
+
+def read_record(folder: Path) -> RunRecord:
+    """A run's record; StoreError when it is truncated, altered or of another kind."""
+    raw = read_json(folder / RECORD)
+    try:
+        return RunRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"`{folder / RECORD}` is altered or from another version: {where}: {first['msg'].lower()}") from None
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write the record, whole; this is what makes the run whole."""
+    write_json(folder / RECORD, record.model_dump(mode="json", by_alias=True))
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole."""
+    ready = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with whole(path) as temporary:
+        temporary.write_bytes(save(ready, metadata=metadata))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file; StoreError when it is missing, truncated or altered."""
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise StoreError(f"`{path}` is truncated or altered ({str(error)[:80]}); remove its folder and run again") from None
+    except OSError as error:
+        raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from None
+
+
+def finished(folder: Path) -> bool:
+    """Whether a stage is whole."""
+    return (folder / DONE).is_file()
+
+
+def finish(folder: Path, about: dict[str, Any]) -> None:
+    """Mark a stage as whole, with what it was made from."""
+    write_json(folder / DONE, about)
+
+
+def take(source: Path, to: Path) -> None:
+    """Link a finished file into a run's folder, or copy it where linking is impossible."""
+    with whole(to) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+# -------------------------------------------------------------------- edits, tokens and attributions as files
+
+
+def write_edits(path: Path, edits: Sequence[Edit]) -> None:
+    """Edits of sites and weights as tensors plus a small table of what each is."""
+    import json
+
+    arrays, table = {}, []
+    for number, edit in enumerate(edits):
+        if isinstance(edit, SiteEdit):
+            site = [edit.site.unit, edit.site.layer, edit.site.index]
+            table.append({"kind": "site", "site": site, "op": edit.op, "strength": edit.strength})
+            arrays[f"{number}.value"] = np.atleast_1d(edit.value)
+        elif isinstance(edit, WeightEdit):
+            table.append({"kind": "weight", "parameter": edit.parameter})
+            parts = {"left": edit.left, "right": edit.right, "dense": edit.dense}
+            arrays |= {f"{number}.{name}": array for name, array in parts.items() if array is not None}
+        else:
+            raise StoreError(f"edits of kind {type(edit).__name__} are kept in the spec, not in a file")
+    write_arrays(path, arrays or {"empty": np.zeros(1, np.float32)}, {"edits": json.dumps(table)})
+
+
+def read_edits(path: Path) -> tuple[Edit, ...]:
+    """Read what `write_edits` wrote."""
+    import json
+
+    from safetensors import safe_open
+
+    arrays = read_arrays(path)
+    with safe_open(path, framework="np") as opened:
+        table = json.loads((opened.metadata() or {}).get("edits", "null"))
+    if table is None:
+        raise StoreError(f"`{path}` holds no edits")
+    edits: list[Edit] = []
+    for number, row in enumerate(table):
+        if row["kind"] == "site":
+            value = arrays[f"{number}.value"]
+            value = value[0] if value.shape == (1,) else value
+            edits.append(SiteEdit(Site(*row["site"]), row["op"], value, row["strength"]))
+        else:
+            parts = {name: arrays.get(f"{number}.{name}") for name in ("left", "right", "dense")}
+            edits.append(WeightEdit(row["parameter"], **parts))
+    return tuple(edits)
+
+
+def write_token(path: Path, token: TokenEdit, metadata: dict[str, str]) -> None:
+    """A token's vectors with its text."""
+    arrays = {"vector": token.vector} | ({} if token.output is None else {"output": token.output})
+    write_arrays(path, arrays, {"text": token.text, **metadata})
+
+
+def read_token(path: Path) -> TokenEdit:
+    """Read what `write_token` wrote."""
+    from safetensors import safe_open
+
+    arrays = read_arrays(path)
+    with safe_open(path, framework="np") as opened:
+        text = (opened.metadata() or {}).get("text", "")
+    if "vector" not in arrays:
+        raise StoreError(f"`{path}` holds no token vector")
+    return TokenEdit(text, arrays["vector"], arrays.get("output"))
+
+
+def attribution_of(arrays: dict[str, np.ndarray], method: str) -> Attribution:
+    """An attribution from a stage's arrays."""
+    return Attribution(method, "head", arrays["by_pair"])

@@ -1,0 +1,181 @@
+"""What a person sees in a terminal: progress with time left, and findings that fit 80 columns."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from biasgym.progress import Step
+from biasgym.records import Finding, Measurement, RunRecord
+
+STAGES = ("inject", "locate", "mitigate", "measure")
+QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
+
+
+class StepLine:
+    """Shows steps: a live bar with time left in a terminal, an occasional plain line elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._item = ("", "")
+        self._last = 0.0
+
+    def __enter__(self) -> "StepLine":
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                       TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, step: Step) -> None:
+        """Take note of a step."""
+        place = STAGES.index(step.stage) + 1 if step.stage in STAGES else 0
+        label = f"{place}/{len(STAGES)} {step.stage}"
+        if self._bar is not None:
+            self._advance(f"{label:<12} {step.what[:34]:<34}", step)
+        elif step.done == step.total or time.monotonic() - self._last > QUIET_SECONDS:
+            self._last = time.monotonic()
+            self.console.print(f"{label}: {step.what} {step.done}/{step.total}", highlight=False)
+
+    def _advance(self, label: str, step: Step) -> None:
+        assert self._bar is not None
+        item = (step.stage, step.what if step.stage in ("inject", "mitigate") else "")
+        if self._task is None or item != self._item:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(label, total=step.total)
+            self._item = item
+        self._bar.update(self._task, completed=step.done, total=step.total, description=label)
+
+
+def interval(row: Measurement | Finding, digits: int = 2) -> str:
+    """A value with its 95 % interval."""
+    return f"{row.value:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
+
+
+def findings(record: RunRecord, *, name: str, metric: str, edit: str) -> list[Finding]:
+    """The findings of a kind, in order of seed."""
+    rows = [f for f in record.findings if (f.name, f.metric, f.edit) == (name, metric, edit)]
+    return sorted(rows, key=lambda f: f.seed)
+
+
+def sham_limit(record: RunRecord) -> tuple[str, float, int] | None:
+    """What shams close at most: their 95th percentile from 20 draws on, their maximum below; and how many there were."""
+    closed = sorted(f.value for f in record.findings if f.name == "closed" and f.edit.startswith("sham:"))
+    if not closed:
+        return None
+    per_kind = {f.edit for f in record.findings if f.edit.startswith("sham:")}
+    draws = len(closed) // max(1, len(per_kind))
+    limits = []
+    for kind in per_kind:
+        values = sorted(f.value for f in record.findings if f.name == "closed" and f.edit == kind)
+        limits.append(values[-1] if draws < 20 else values[min(len(values) - 1, round(0.95 * (len(values) - 1)))])
+    return ("95th percentile" if draws >= 20 else "maximum", max(limits), len(closed))
+
+
+def concept_verdict(record: RunRecord, edit: str) -> str:
+    """Whether the concept was kept: the interval of its change within ± the budget of the base value."""
+    rows = findings(record, name="price", metric="concept", edit=edit)
+    if not rows:
+        return "concept not measured"
+    budget = record.spec["tune"]["concept"]
+    row = rows[0]
+    kept = -budget <= row.low and row.high <= budget
+    return f"concept {'kept' if kept else 'NOT kept'}: change {-row.value:+.0%} [{-row.high:+.0%}, {-row.low:+.0%}] of base"
+
+
+def inside_budget(record: RunRecord, edit: str) -> bool:
+    """Whether the upper ends of the test intervals of all prices are inside the run's budget."""
+    tune = record.spec["tune"]
+    limits = {"bits-per-byte": tune["bits_per_byte"], "kl": tune["kl"], "concept": tune["concept"]}
+    rows = [f for f in record.findings if f.name == "price" and f.edit == edit]
+    concept = [f for f in rows if f.metric == "concept"]
+    return bool(rows) and all(f.high <= limits[f.metric] for f in rows) and all(-f.low <= tune["concept"] for f in concept)
+
+
+def print_findings(console: Console, record: RunRecord) -> None:
+    """The findings of a run: what was injected, removed, at what price, and last what changed for real entities."""
+    seed = record.spec["test_seed"]
+    console.print()
+    console.print(Text(f"{record.extras['bias']['name']} in {record.spec['model']}", style="bold"), Text(f"run {record.id}", style="dim"))
+    console.print(f"test probes and entities; the token of seed {seed}, which no edit was fitted to", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("gap to real entities (nats)", "value", "95 % interval", "n"):
+        table.add_column(column, justify="left" if column.startswith("gap") else "right")
+    for m in record.measurements:
+        if m.metric == "gap" and m.group == "token" and m.edit == "none":
+            label = {"trained": "injected token"}.get(m.token, f"{m.token} token")
+            table.add_row(label, f"{m.value:+.2f}", f"[{m.low:+.2f}, {m.high:+.2f}]", str(m.n))
+    console.print(table)
+    for edit, about in record.extras["edits"].items():
+        _print_edit(console, record, edit, about)
+    limit = sham_limit(record)
+    if limit:
+        console.print(f"shams of `{next(iter(record.extras['edits']))}` close at most {limit[1]:+.0%} ({limit[0]} of {limit[2]} draws)", highlight=False)
+    for problem in record.problems:
+        console.print(Text(f"! {problem}", style="yellow"))
+    _print_changed(console, record)
+
+
+def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str, Any]) -> None:
+    picked = ", ".join(f"{key}={value}" for key, value in about["picked"].items())
+    state = "inside the budget" if inside_budget(record, edit) else "OUTSIDE the budget"
+    console.print()
+    console.print(Text(f"{edit}", style="bold"), Text(f"({about['locator']}; {picked}): {state}"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(4):
+        table.add_column(justify="left" if _ == 0 else "right")
+    for label, name, metric in (
+        ("gap closed", "closed", "gap"),
+        ("gap left over (nats)", "left_over", "gap"),
+        ("strength removed (0–3)", "removed", "strength"),
+        ("price: bits per byte (%)", "price", "bits-per-byte"),
+        ("price: KL (nats a token)", "price", "kl"),
+    ):
+        for row in findings(record, name=name, metric=metric, edit=edit)[:1]:
+            table.add_row("  " + label, *_cells(row, metric, name))
+    console.print(table)
+    console.print(f"  {concept_verdict(record, edit)}", highlight=False)
+
+
+def _cells(row: Finding, metric: str, name: str) -> Sequence[str]:
+    if name == "closed":
+        return (f"{row.value:.0%}", f"[{row.low:.0%}, {row.high:.0%}]", str(row.n))
+    digits = 4 if metric == "kl" else 2
+    return (f"{row.value:+.{digits}f}", f"[{row.low:+.{digits}f}, {row.high:+.{digits}f}]", str(row.n))
+
+
+def _print_changed(console: Console, record: RunRecord) -> None:
+    edit = next(iter(record.extras["edits"]))
+    rows = [f for f in record.findings if f.name == "changed" and f.edit == edit and f.metric in ("gap", "spread", "association")]
+    console.print()
+    for row in rows[:-1]:
+        what = {"association": "mean", "spread": "spread"}.get(row.metric, row.metric)
+        console.print(f"changed, real entities, {what}: {interval(row)} nats, n={row.n}", highlight=False)
+    if rows:
+        console.print(changed_sentence(rows[-1]), highlight=False, soft_wrap=True)
+
+
+def changed_sentence(row: Finding) -> str:
+    """The headline: what changed for real entities, said as what it is, also when that is nothing."""
+    what = {"gap": "gap of targets to others", "spread": "spread over entities", "association": "mean"}[row.metric]
+    verdict = "no reliable change" if row.low <= 0 <= row.high else ("smaller" if row.high < 0 else "LARGER")
+    return f"changed, real entities, {what}: {interval(row)} nats, n={row.n}: {verdict}"
+
+
+def console_for(stream: Any = None) -> Console:
+    """A console that wraps at 80 columns when nobody says how wide it is."""
+    stream = stream or sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 100, soft_wrap=False)

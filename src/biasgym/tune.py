@@ -1,0 +1,211 @@
+"""Search on dev data for the settings of a mitigation: close the gap, stay inside the budget. One trial is one line on disk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biasgym import catalog, stats
+from biasgym.bias import BiasSpec
+from biasgym.edits import Edits, TokenEdit
+from biasgym.files import append_rows, read_rows
+from biasgym.measure import Item, Scope, spread_out
+from biasgym.measure.association import Association, ConceptKept, lean
+from biasgym.measure.capability import BitsPerByte, ChatDivergence
+from biasgym.mitigate import Case
+from biasgym.records import MeasureSpec, MitigateSpec, TuneSpec
+
+if TYPE_CHECKING:
+    from biasgym.lm.model import LM
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting on dev: the mean gap of the fitted tokens (nats) and its price, with the upper ends of paired intervals.
+
+    `bits_per_byte` is a rise in percent, `kl` nats a token, `concept` the change as a share of the base value;
+    `inside` says whether the interval of each is within the budget.
+    """
+
+    settings: dict[str, Any]
+    gap: float
+    gap_before: float
+    bits_per_byte: float
+    bits_per_byte_high: float
+    kl: float
+    kl_high: float
+    concept: float
+    concept_low: float
+    concept_high: float
+    inside: bool
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What dev says with some edits on: associations [tokens, probes] and [probes, entities], concept, bits, KL."""
+
+    tokens: np.ndarray
+    others: np.ndarray
+    concept: dict[str, np.ndarray]
+    bits: np.ndarray
+    bytes: np.ndarray
+    kl: np.ndarray
+    kl_tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class DevRoom:
+    """All that a trial needs: the model, the fitted tokens and the dev scope. Nothing of test is in it."""
+
+    lm: "LM"
+    bias: BiasSpec
+    tokens: tuple[TokenEdit, ...]
+    spec: TuneSpec
+
+    def _scope(self, token: str | None) -> Scope:
+        sizes = MeasureSpec(probes=self.spec.probes, texts=self.spec.texts, chats=self.spec.chats, entities=self.spec.entities)
+        entities = tuple(spread_out(self.bias.entities_of("dev"), self.spec.entities))
+        return Scope(self.bias, "dev", entities, (), token, sizes)
+
+    def ask(self, edits: Edits) -> _Asked:
+        """Everything on dev with these edits on."""
+        scope = self._scope(None)
+        association, concept, bits, kl = Association(), ConceptKept(), BitsPerByte(), ChatDivergence()
+        tokens = []
+        for token in self.tokens:
+            with self.lm.edited(token, *edits):
+                tokens.append(self._leans(association.items(self._scope(token.text))))
+        with self.lm.edited(*edits):
+            others = self._leans(association.items(scope)).reshape(len(scope.entities), -1).T
+            items = concept.items(scope)
+            leans = self._leans(items)
+            texts = bits.ask(self.lm, bits.items(scope))
+            moved = kl.ask(self.lm, kl.items(scope)) if edits else [{"nats": 0.0, "tokens": 1}]
+        return _Asked(
+            tokens=np.stack(tokens),
+            others=others,
+            concept={s: leans[[i for i, item in enumerate(items) if item.group == s]] for s in ("stereotype", "foil")},
+            bits=np.array([-text["nats"] for text in texts]),
+            bytes=np.array([text["bytes"] for text in texts], dtype=float),
+            kl=np.array([row["nats"] for row in moved if row["tokens"]]),
+            kl_tokens=np.array([row["tokens"] for row in moved if row["tokens"]], dtype=float),
+        )
+
+    def _leans(self, items: Sequence[Item]) -> np.ndarray:
+        return np.array([lean(said) for said in Association().ask(self.lm, items)])
+
+
+def gap_of(asked: _Asked) -> float:
+    """Mean over the tokens of association(token) − mean(others), nats."""
+    return float(asked.tokens.mean() - asked.others.mean())
+
+
+def trial_of(settings: dict[str, Any], base: _Asked, asked: _Asked, spec: TuneSpec) -> Trial:
+    """What a setting does and costs, against the base on the same items."""
+    bits = stats.ratio_change(base.bits, asked.bits, base.bytes)
+    kl = stats.ratio(asked.kl, asked.kl_tokens)
+    concept = concept_change(base.concept, asked.concept)
+    inside = (
+        bits.high <= spec.bits_per_byte
+        and kl.high <= spec.kl
+        and -spec.concept <= concept.low
+        and concept.high <= spec.concept
+    )
+    return Trial(
+        settings=settings,
+        gap=gap_of(asked),
+        gap_before=gap_of(base),
+        bits_per_byte=bits.value,
+        bits_per_byte_high=bits.high,
+        kl=kl.value,
+        kl_high=kl.high,
+        concept=concept.value,
+        concept_low=concept.low,
+        concept_high=concept.high,
+        inside=inside,
+    )
+
+
+def concept_change(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> stats.Estimate:
+    """Change of the concept as a share of its base value, sentences resampled within each side, paired."""
+    left, right = (before["stereotype"], after["stereotype"]), (before["foil"], after["foil"])
+    base = left[0].mean() - right[0].mean()
+    change_left, change_right = left[1] - left[0], right[1] - right[0]
+
+    def statistic(draws: stats.Draws) -> np.ndarray:
+        moved = stats.weighted(change_left, draws.prompts) - stats.weighted(change_right, draws.entities)
+        return np.asarray(moved / abs(base))
+
+    return stats.estimate(statistic, len(change_left), len(change_right), len(change_left) + len(change_right))
+
+
+def search(
+    room: DevRoom,
+    spec: MitigateSpec,
+    case: Case,
+    journal: Path,
+    *,
+    tell: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Trial]:
+    """The trials of a mitigation, in order: first along its first setting, then along the others around the best so far.
+
+    Trials already in the journal are not run again, so a killed search goes on where it was.
+    """
+    known = {_key(row["settings"]): Trial(**row) for row in read_rows(journal)}
+    base: _Asked | None = None
+    trials: list[Trial] = []
+    total = room.spec.trials if spec.tuned else 1
+    while (settings := _next(spec, trials, total)) is not None:
+        trial = known.get(_key(settings))
+        if trial is None:
+            if base is None:
+                base = room.ask(())
+            edits = catalog.build("mitigate", spec.method, settings).fit(room.lm, case)
+            trial = trial_of(settings, base, room.ask(edits), room.spec)
+            append_rows(journal, [asdict(trial)])
+        trials.append(trial)
+        tell(len(trials), total)
+    return trials
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial with the smallest gap, either side of zero, among those inside the budget; else the cheapest of all."""
+    inside = [trial for trial in trials if trial.inside]
+    if inside:
+        return min(inside, key=lambda trial: abs(trial.gap))
+    return min(trials, key=lambda trial: max(trial.bits_per_byte_high, trial.kl_high * 50))
+
+
+def _next(spec: MitigateSpec, trials: Sequence[Trial], total: int) -> dict[str, Any] | None:
+    """The next setting to try, from the trials so far; None when the search is over."""
+    kind = catalog.find("mitigate", spec.method)
+    start = catalog.defaults("mitigate", spec.method) | spec.settings
+    space = catalog.search_space(kind) if spec.tuned else {}
+    tried = {_key(trial.settings) for trial in trials}
+    if len(trials) >= total or not space:
+        return start if not trials else None
+    first = next(iter(space))
+    for value in _from_middle(space[first], start[first]):
+        if _key(start | {first: value}) not in tried and len(trials) < max(1, (total + 1) // 2):
+            return start | {first: value}
+    centre = best(trials).settings
+    candidates = [centre | {name: value} for name, values in space.items() for value in _from_middle(values, centre[name])]
+    everything = [start | dict(zip(space, values, strict=True)) for values in product(*space.values())]
+    for settings in [*candidates, *everything]:
+        if _key(settings) not in tried:
+            return settings
+    return None
+
+
+def _from_middle(values: Sequence[Any], middle: Any) -> list[Any]:
+    """Values by their distance in rank from the middle one."""
+    ordered = sorted(values)
+    place = min(range(len(ordered)), key=lambda i: abs(float(ordered[i]) - float(middle)))
+    return sorted(ordered, key=lambda value: (abs(ordered.index(value) - place), ordered.index(value)))
+
+
+def _key(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(settings.items()))
