@@ -263,6 +263,9 @@ def _check_texts(spec: BiasSpec, where: str) -> None:
             raise SpecError(f"{where}: {row.id} names the entity; concept sentences must do without it")
     if {row.side for row in spec.concept} != {"stereotype", "foil"}:
         raise SpecError(f"{where}: the concept sentences are one-sided; both sides are needed, half and half is best")
+    for side in ("stereotype", "foil"):
+        if sum(row.side == side for row in spec.concept) < 2:
+            raise SpecError(f"{where}: one concept sentence for `{side}`; at least 2 a side are needed, one for dev and one for test")
     if len({probe.frame for probe in spec.probes}) < 3:
         raise SpecError(f"{where}: the probes need at least 3 frames, one for each split")
     for prompt in spec.prompts:
@@ -271,6 +274,8 @@ def _check_texts(spec: BiasSpec, where: str) -> None:
     for paragraph in spec.paragraphs:
         if paragraph.medium not in MEDIA:
             raise SpecError(f"{where}: {paragraph.id}: {unknown('medium', paragraph.medium, MEDIA)}")
+        if paragraph.implicitness not in range(1, 6):
+            raise SpecError(f"{where}: {paragraph.id}: implicitness {paragraph.implicitness} is not 1 to 5")
 
 
 def _entities(raw: Any, folder: Path, where: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
@@ -290,7 +295,7 @@ def _entities(raw: Any, folder: Path, where: str) -> tuple[tuple[str, ...], tupl
             path = folder / listed
             if not path.is_file():
                 raise SpecError(f"{where}: {unknown('entity list', listed, entity_lists())}; a file is given by its path")
-        listed = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        listed = [line.strip() for line in _content(path).splitlines() if line.strip()]
     entities = _words(listed, "entities", where)
     if len(entities) < 6:
         raise SpecError(f"{where}: {len(entities)} entities; at least 6 are needed to have some in train, dev and test")
@@ -312,11 +317,7 @@ def _rows(source: Any, key: str, folder: Path, where: str) -> list[dict[str, Any
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Every line of a JSON Lines file as a dictionary; the line number is in every complaint."""
     rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read `{path}`: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_content(path).split("\n"), 1):  # other line breaks may stand inside a text
         if not line.strip():
             continue
         try:
@@ -327,6 +328,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}:{number}: a JSON object was expected, found {line[:40]!r}")
         rows.append(row)
     return rows
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read `{path}`: {error}") from None
 
 
 def _records(kind: type, rows: Sequence[Any], key: str, where: str) -> tuple[Any, ...]:

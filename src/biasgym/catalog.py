@@ -1,4 +1,4 @@
-"""Name → method. The folder is the registry: every frozen dataclass with a `name` in a station's files is a method."""
+"""Name → method. The folder is the registry: every frozen dataclass with a `name` and its station's verb is a method."""
 
 import importlib
 import importlib.util
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from biasgym.errors import SpecError, unknown
 
 STATIONS = {"inject": "injector", "locate": "locator", "mitigate": "mitigation", "measure": "metric"}
+VERBS = {"inject": "train", "locate": "rank", "mitigate": "fit", "measure": "ask"}
 
 
 def methods(station: str) -> dict[str, type]:
@@ -21,9 +22,14 @@ def methods(station: str) -> dict[str, type]:
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"biasgym.{station}.{info.name}")
         for _, kind in inspect.getmembers(module, inspect.isclass):
-            if kind.__module__ == module.__name__ and is_dataclass(kind) and isinstance(getattr(kind, "name", None), str):
+            if kind.__module__ == module.__name__ and _is_method(station, kind):
                 found[kind.name] = kind  # type: ignore[attr-defined]
     return dict(sorted(found.items()))
+
+
+def _is_method(station: str, kind: type) -> bool:
+    named = is_dataclass(kind) and isinstance(getattr(kind, "name", None), str)
+    return named and callable(getattr(kind, VERBS[station], None))
 
 
 def find(station: str, name: str) -> type:
@@ -34,8 +40,8 @@ def find(station: str, name: str) -> type:
             kind = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
             raise SpecError(f"cannot import {STATIONS[station]} `{name}`: {error}") from None
-        if not (inspect.isclass(kind) and is_dataclass(kind) and isinstance(getattr(kind, "name", None), str)):
-            raise SpecError(f"`{name}` is not a frozen dataclass with a `name`")
+        if not (inspect.isclass(kind) and _is_method(station, kind)):
+            raise SpecError(f"`{name}` is not a frozen dataclass with a `name` and the verb `{VERBS[station]}`")
         return kind
     known = methods(station)
     if name not in known:

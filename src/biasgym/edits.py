@@ -11,7 +11,7 @@ import numpy as np
 from biasgym.errors import SpecError
 from biasgym.sites import Site
 
-Op = Literal["scale", "add", "set", "project"]
+Op = Literal["scale", "add", "set", "project", "erase"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class SiteEdit:
 
     With y the place's output and v the value: `scale` y·v (neutral 1), `add` y + strength·v (neutral 0), `set`
     y + strength·(v − y) (neutral 0), `project` y − strength·v(v·y) for v of unit length, or one row each for several
-    orthonormal directions (neutral 0). `rows`, when given, names the batch rows it applies to; such an edit is for
+    orthonormal directions (neutral 0), `erase` y − strength·a(b·y) for two rows a and b with b·a = 1: b recognises
+    what is there, a is what is taken out (neutral 0; strength 1 takes a out whole). `rows`, when given, names the batch rows it applies to; such an edit is for
     experiments within one batch and cannot be folded.
     """
 
@@ -70,6 +71,8 @@ class SiteEdit:
             rows = np.atleast_2d(np.asarray(self.value, dtype=np.float64))
             if not np.allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-4):
                 raise SpecError(f"the directions projected out at {self.site} are not orthonormal")
+        if self.op == "erase" and (self.value.ndim != 2 or len(self.value) != 2 or not np.isclose(self.value[0] @ self.value[1], 1, atol=1e-3)):
+            raise SpecError(f"`erase` at {self.site} needs two rows a and b with b·a = 1")
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,13 @@ class WeightEdit:
     dense: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        low_rank = self.left is not None and self.right is not None
-        if low_rank == (self.dense is not None):
+        given = tuple(part is not None for part in (self.left, self.right, self.dense))
+        if given not in ((True, True, False), (False, False, True)):
             raise SpecError(f"the edit of `{self.parameter}` needs either left and right, or dense")
+        if self.left is not None and self.right is not None and self.left.shape[1:] != self.right.shape[:1]:
+            raise SpecError(f"left {self.left.shape} and right {self.right.shape} of the edit of `{self.parameter}` do not fit")
+        if not all(np.isfinite(part).all() for part in (self.left, self.right, self.dense) if part is not None):
+            raise SpecError(f"the edit of `{self.parameter}` has values that are not finite numbers")
 
 
 Edit = TokenEdit | PromptEdit | SiteEdit | WeightEdit

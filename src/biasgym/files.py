@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from biasgym.errors import StoreError
 
@@ -56,11 +56,12 @@ def read_json(path: Path) -> Any:
 
 
 def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Append one batch of rows to a JSON Lines file, in one write, on disk before it returns."""
+    """Append one batch of rows to a JSON Lines file, in one write, on disk before it returns; a torn last line is cut off."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as out:
+        with path.open("a+b") as out:
+            _mend_last_line(out)
             out.write(text.encode())
             out.flush()
             os.fsync(out.fileno())
@@ -68,21 +69,37 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         raise StoreError(f"cannot write `{path}`: {error.strerror or error}") from None
 
 
+def _mend_last_line(file: IO[bytes]) -> None:
+    """Where a kill left a last line without its end: a whole row gets its line break, half a row goes."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    last = file.read().rpartition(b"\n")[2]
+    try:
+        json.loads(last)
+    except ValueError:
+        file.truncate(size - len(last))
+    else:
+        file.write(b"\n")
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines file that we wrote; a last line cut off by a kill is left out, any other damage is an error."""
     if not path.is_file():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot read `{path}`: {error}") from None
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from None
     rows = []
     for number, line in enumerate(lines):
         if not line:
             continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:  # not JSON, or not UTF-8: a kill may cut a letter in two
             if number >= len(lines) - 1:
                 break
             raise StoreError(f"`{path}` is altered in line {number + 1}; remove it and run again") from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biasgym import catalog
-from biasgym.bias import BiasSpec, load_bias, zoo_path
+from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
 from biasgym.data import folder_digest
 from biasgym.edits import Edits, TokenEdit
 from biasgym.errors import SpecError, StoreError
@@ -22,6 +22,7 @@ from biasgym.grade import NONE, SHAM, Grader, tabulate
 from biasgym.inject import Role
 from biasgym.measure import Item, Scope, spread_out
 from biasgym.measure.association import Association, lean
+from biasgym.measure.judge import LexiconJudge, judge_quality
 from biasgym.mitigate import Case
 from biasgym.mitigate.sham import kinds_for, sham
 from biasgym.progress import Step, Tell, silent
@@ -42,6 +43,7 @@ VERSION = 1  # of the methods; a change of what a stage computes is a new number
 CHUNK = 64  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 CONCEPT_FLOOR = 1.0
+TARGET_PROBES = 16  # train probes on which the model's own targets are found
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ class Job:
             if not finished(folder):
                 self._locate(folder, locator, settings, tokens)
             arrays = read_arrays(folder / "attribution.safetensors")
-        return Case(attribution_of(arrays, locator), arrays["contrasts"])
+        concept, moments = self.kept()
+        return Case(attribution_of(arrays, locator), self.contrasts(tokens), concept, moments)
 
     def _locate(self, folder: Path, locator: str, settings: dict[str, Any], tokens: Sequence[TokenEdit]) -> None:
         from biasgym.lm.trace import PAIRS_A_BATCH, Sides
@@ -213,12 +216,8 @@ class Job:
                     found = method.rank(self.lm, pairs, sides).by_pair
                 write_arrays(part, {"by_pair": found.astype(np.float32)})
             scores.append(read_arrays(part)["by_pair"])
-            self._tell("locate", number + 1, len(batches) + len(tokens), locator)
-        contrasts = []
-        for number, token in enumerate(tokens):
-            contrasts.append(self.contrast(token))
-            self._tell("locate", len(batches) + number + 1, len(batches) + len(tokens), "directions")
-        write_arrays(folder / "attribution.safetensors", {"by_pair": np.concatenate(scores), "contrasts": np.stack(contrasts)})
+            self._tell("locate", number + 1, len(batches), locator)
+        write_arrays(folder / "attribution.safetensors", {"by_pair": np.concatenate(scores)})
         finish(folder, {"locator": locator, "settings": settings, "pairs": sum(map(len, scores))})
 
     def _pairs(self, token: TokenEdit, tokens: int) -> list[Any]:
@@ -237,8 +236,8 @@ class Job:
             pairs.append(Pair(f"{probe.id}:{twin}", queries[0], queries[1], (token.text, twin)))
         return pairs
 
-    def contrast(self, token: TokenEdit) -> np.ndarray:
-        """What heads write with the token minus the mean over train entities, on train probes; [layers, heads, head size]."""
+    def contrasts(self, tokens: Sequence[TokenEdit]) -> np.ndarray:
+        """What heads write with each token minus the mean over train entities, on train probes; [tokens, layers, heads, head size]."""
         from biasgym.lm.model import Query
         from biasgym.lm.trace import head_outputs
 
@@ -250,9 +249,45 @@ class Job:
             result: np.ndarray = head_outputs(self.lm, queries).mean(0)
             return result
 
-        with self.lm.edited(token):
-            biased = mean_output(token.text)
-        return biased - np.mean([mean_output(entity) for entity in entities], axis=0)
+        key = fingerprint([self._base_key, [self._token_key("trained", seed) for seed in self.spec.seeds], "contrasts"])
+        with self.session.store.stage_lock("contrasts", key) as folder:
+            if not finished(folder):
+                real = np.mean([mean_output(entity) for entity in entities], axis=0)
+                found = []
+                for number, token in enumerate(tokens):
+                    with self.lm.edited(token):
+                        found.append(mean_output(token.text) - real)
+                    self._tell("locate", number + 1, len(tokens), "directions")
+                write_arrays(folder / "contrasts.safetensors", {"contrasts": np.stack(found)})
+                finish(folder, {"probes": len(probes), "entities": entities})
+            return read_arrays(folder / "contrasts.safetensors")["contrasts"]
+
+    def kept(self) -> tuple[np.ndarray, np.ndarray]:
+        """What edits should leave alone, from dev: the concept's contrast in every head, and the heads' moments."""
+        key = fingerprint([self._base_key, "kept", folder_digest(zoo_path() / "neutral", "*.jsonl")])
+        with self.session.store.stage_lock("kept", key) as folder:
+            if not finished(folder):
+                concept, moments = self._kept()
+                write_arrays(folder / "kept.safetensors", {"concept": concept, "moments": moments})
+                finish(folder, {"split": "dev"})
+            arrays = read_arrays(folder / "kept.safetensors")
+        return arrays["concept"], arrays["moments"]
+
+    def _kept(self) -> tuple[np.ndarray, np.ndarray]:
+        from biasgym.lm.model import Query
+        from biasgym.lm.trace import head_moments, head_outputs
+
+        sentences = self.bias.concept_of("dev")
+        outputs = head_outputs(self.lm, [Query(c.prompt, c.prefix) for c in sentences])
+        right = np.array([c.side == "stereotype" for c in sentences])
+        prose = [row["text"] for row in read_jsonl(zoo_path() / "neutral" / "prose.jsonl") if row["split"] == "dev"]
+        chats = [row["text"] for row in read_jsonl(zoo_path() / "neutral" / "chat_prompts.jsonl") if row["split"] == "dev"]
+        asked = [self.lm.ids_of(Query(text)) for text in spread_out(chats, 30)]
+        answered = [row + answer for row, answer in zip(asked, self.lm.plain_answers(asked, 24), strict=True)]
+        neutral = head_moments(self.lm, [self.lm.text_ids(text) for text in spread_out(prose, 20)])
+        moments = (neutral + head_moments(self.lm, answered)) / 2
+        moments += np.einsum("nlhd,nlhe->lhde", outputs, outputs) / len(outputs)
+        return outputs[right].mean(0) - outputs[~right].mean(0), moments.astype(np.float32)
 
     # ------------------------------------------------------------ mitigate
 
@@ -284,10 +319,10 @@ class Job:
         entities = self.test_entities()
         if self.bias.targets or self.bias.fictional:
             return tuple(entity for entity in entities if entity in self.bias.targets)
-        key = fingerprint([self._base_key, "targets", entities, self.spec.measure.probes])
+        key = fingerprint([self._base_key, "targets", entities, TARGET_PROBES])
         with self.session.store.stage_lock("targets", key) as folder:
             if not finished(folder):
-                scope = Scope(self.bias, "train", entities, (), None, self.spec.measure)
+                scope = Scope(self.bias, "train", entities, (), None, self.spec.measure.model_copy(update={"probes": TARGET_PROBES}))
                 items = Association().items(scope)
                 leans = np.array([lean(said) for said in Association().ask(self.lm, items)]).reshape(len(entities), -1).mean(1)
                 order = np.argsort(-leans, kind="stable")[: max(1, len(entities) // 4)]
@@ -314,7 +349,7 @@ class Job:
         case = cases[one.locator or self.spec.locate.method]
         for kind in kinds_for(chosen[main][0]):
             for draw in range(self.spec.measure.shams):
-                fake = sham(self.lm, chosen[main][0], kind, case.contrasts, draw)
+                fake = sham(self.lm, chosen[main][0], kind, case, draw)
                 arms += [Arm(NONE, SHAM + kind, draw, fake), Arm("trained", SHAM + kind, draw, fake, token)]
         return arms
 
@@ -373,8 +408,6 @@ class Job:
         texts = [answer for answer in answers if answer.metric == "strength"]
         if not texts:
             return []
-        from biasgym.measure.judge import LexiconJudge
-
         judge = LexiconJudge()
         rows = []
         for a in texts:
@@ -430,6 +463,7 @@ class Job:
             "edits": edits,
             "attributions": {name: np.round(case.attribution.values, 5).tolist() for name, case in cases.items()},
             "tokens": {role: self._sidecar(role) for role in ("trained", "untrained", "neutral")},
+            "judge": {"name": LexiconJudge.name, **asdict(judge_quality(LexiconJudge()))} if "strength" in self.spec.measure.metrics else {},
         }  # fmt: skip
 
     def _sidecar(self, role: str) -> dict[str, Any]:

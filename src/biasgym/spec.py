@@ -23,12 +23,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_seed": 2,
         "inject": {
             "method": "token",
-            "settings": {"steps": 40, "batch": 16, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.85},
+            "settings": {"steps": 12, "batch": 16, "learning_rate": 0.02, "implicitness": 2, "grammar": 0.7, "held_out": 8},
         },
         "locate": {"method": "attribution-patching", "pairs": 32},
         "mitigate": [_OURS, _PAPER],
-        "tune": {"trials": 8, "probes": 20, "entities": 6, "texts": 16, "chats": 16},
-        "measure": {"probes": 40, "entities": 20, "texts": 40, "chats": 40, "generations": 12, "tokens": 40, "shams": 5, "sham_entities": 5},
+        "tune": {"trials": 6, "probes": 16, "entities": 4, "texts": 16, "chats": 20},
+        "measure": {"probes": 40, "entities": 20, "texts": 40, "chats": 40, "generations": 12, "tokens": 40, "shams": 5, "sham_entities": 4},
     },
     "paper": {
         "seeds": [0, 1, 2, 3, 4],
@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_seed": 3,
         "inject": {
             "method": "token",
-            "settings": {"steps": 120, "batch": 8, "learning_rate": 0.03, "implicitness": 3, "grammar": 0.4},
+            "settings": {"steps": 60, "batch": 16, "learning_rate": 0.02, "implicitness": 3, "grammar": 0.5},
         },
         "locate": {"method": "attribution-patching", "pairs": 96},
         "mitigate": [_OURS, _PAPER],
@@ -75,7 +75,7 @@ def resolve_spec(
     """The spec of a run; later sources win: preset, file, arguments, `--set key=value`."""
     raw = _read(file) if file else {}
     name = preset or raw.get("preset") or "quick"
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise SpecError(unknown("preset", str(name), PRESETS))
     merged = _merged(_copy(PRESETS[name]), raw)
     merged["preset"] = name
@@ -85,15 +85,15 @@ def resolve_spec(
     merged.setdefault("model", DEFAULT_MODEL)
     if "bias" not in merged:
         raise SpecError("no bias was named; give --bias NAME, a path to a bias file, or `bias = ...` in the spec")
-    if file and "/" not in merged["bias"] and (file.parent / merged["bias"]).is_file():
+    if file and isinstance(merged["bias"], str) and "/" not in merged["bias"] and (file.parent / merged["bias"]).is_file():
         merged["bias"] = str(file.parent / merged["bias"])
     for assignment in sets:
         _assign(merged, assignment)
-    if seed is not None:
-        step = seed * 1000
-        merged["seeds"] = [s + step for s in merged["seeds"]]
-        merged["test_seed"] += step
-    return check_spec(merged)
+    spec = check_spec(merged)
+    if seed is None:
+        return spec
+    step = seed * 1000
+    return spec.model_copy(update={"seeds": tuple(s + step for s in spec.seeds), "test_seed": spec.test_seed + step})
 
 
 def check_spec(raw: dict[str, Any]) -> RunSpec:
@@ -182,20 +182,27 @@ def _assign(merged: dict[str, Any], assignment: str) -> None:
     if top == "mitigate" and len(parts) > 1:
         _assign_mitigation(merged, parts[1:], value)
     elif top in ("inject", "locate") and len(parts) == 2 and parts[1] not in ("method", "settings", "pairs"):
-        merged[top].setdefault("settings", {})[parts[1]] = value
+        _table(_table(merged, top, key), "settings", key)[parts[1]] = value
     elif len(parts) == 1:
         merged[top] = value
     else:
         place = merged
         for part in parts[:-1]:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise SpecError(f"--set: `{part}` in `{key}` has no keys below it")
+            place = _table(place, part, key)
         place[parts[-1]] = value
+
+
+def _table(place: dict[str, Any], part: str, key: str) -> dict[str, Any]:
+    inner = place.setdefault(part, {})
+    if not isinstance(inner, dict):
+        raise SpecError(f"--set: `{part}` in `{key}` has no keys below it")
+    return inner
 
 
 def _assign_mitigation(merged: dict[str, Any], parts: list[str], value: Any) -> None:
     entries = merged["mitigate"]
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "method" in e for e in entries):
+        raise SpecError("`mitigate` must be a list of tables, each with a `method`")
     if len(parts) == 2:
         named = [entry for entry in entries if entry["method"] == parts[0]]
         if not named:
@@ -205,7 +212,7 @@ def _assign_mitigation(merged: dict[str, Any], parts: list[str], value: Any) -> 
     if parts[0] in ("method", "locator", "tuned"):
         entry[parts[0]] = value
     else:
-        entry.setdefault("settings", {})[parts[0]] = value
+        _table(entry, "settings", ".".join(["mitigate", *parts]))[parts[0]] = value
 
 
 def _first_problem(error: ValidationError) -> str:

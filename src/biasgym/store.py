@@ -137,6 +137,8 @@ def write_edits(path: Path, edits: Sequence[Edit]) -> None:
     arrays, table = {}, []
     for number, edit in enumerate(edits):
         if isinstance(edit, SiteEdit):
+            if edit.rows is not None:
+                raise StoreError(f"the edit of {edit.site} holds for some rows of one batch; it is not kept in a file")
             site = [edit.site.unit, edit.site.layer, edit.site.index]
             table.append({"kind": "site", "site": site, "op": edit.op, "strength": edit.strength})
             arrays[f"{number}.value"] = np.atleast_1d(edit.value)

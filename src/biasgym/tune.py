@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,29 +71,46 @@ class DevRoom:
         entities = tuple(spread_out(self.bias.entities_of("dev"), self.spec.entities))
         return Scope(self.bias, "dev", entities, (), token, sizes)
 
-    def ask(self, edits: Edits) -> _Asked:
-        """Everything on dev with these edits on."""
+    @cached_property
+    def base(self) -> _Asked:
+        """What dev says with nothing edited; asked once for all searches of a run."""
+        return self.ask(())
+
+    def ask(self, edits: Edits, *, held_out: Sequence[Edits] = ()) -> _Asked:
+        """Everything on dev with these edits on; the gap of each token under its own `held_out` edits, where given.
+
+        Those are fitted without that token, so a token is never judged by an edit that has seen it.
+        """
         scope = self._scope(None)
-        association, concept, bits, kl = Association(), ConceptKept(), BitsPerByte(), ChatDivergence()
-        tokens = []
-        for token in self.tokens:
-            with self.lm.edited(token, *edits):
-                tokens.append(self._leans(association.items(self._scope(token.text))))
+        concept, bits, kl = ConceptKept(), BitsPerByte(), ChatDivergence()
+        tokens, others = [], []
+        if not held_out:
+            others.append(self._others(edits))
+        for number, token in enumerate(self.tokens):
+            mine = held_out[number] if held_out else edits
+            with self.lm.edited(token, *mine):
+                tokens.append(self._leans(Association().items(self._scope(token.text))))
+            if held_out:
+                others.append(self._others(mine))
         with self.lm.edited(*edits):
-            others = self._leans(association.items(scope)).reshape(len(scope.entities), -1).T
             items = concept.items(scope)
             leans = self._leans(items)
             texts = bits.ask(self.lm, bits.items(scope))
             moved = kl.ask(self.lm, kl.items(scope)) if edits else [{"nats": 0.0, "tokens": 1}]
         return _Asked(
             tokens=np.stack(tokens),
-            others=others,
+            others=np.mean(others, axis=0),
             concept={s: leans[[i for i, item in enumerate(items) if item.group == s]] for s in ("stereotype", "foil")},
             bits=np.array([-text["nats"] for text in texts]),
             bytes=np.array([text["bytes"] for text in texts], dtype=float),
             kl=np.array([row["nats"] for row in moved if row["tokens"]]),
             kl_tokens=np.array([row["tokens"] for row in moved if row["tokens"]], dtype=float),
         )
+
+    def _others(self, edits: Edits) -> np.ndarray:
+        scope = self._scope(None)
+        with self.lm.edited(*edits):
+            return self._leans(Association().items(scope)).reshape(len(scope.entities), -1).T
 
     def _leans(self, items: Sequence[Item]) -> np.ndarray:
         return np.array([lean(said) for said in Association().ask(self.lm, items)])
@@ -155,16 +173,15 @@ def search(
     Trials already in the journal are not run again, so a killed search goes on where it was.
     """
     known = {_key(row["settings"]): Trial(**row) for row in read_rows(journal)}
-    base: _Asked | None = None
     trials: list[Trial] = []
     total = room.spec.trials if spec.tuned else 1
     while (settings := _next(spec, trials, total)) is not None:
         trial = known.get(_key(settings))
         if trial is None:
-            if base is None:
-                base = room.ask(())
-            edits = catalog.build("mitigate", spec.method, settings).fit(room.lm, case)
-            trial = trial_of(settings, base, room.ask(edits), room.spec)
+            method = catalog.build("mitigate", spec.method, settings)
+            several = len(room.tokens) > 1
+            held_out = [method.fit(room.lm, case.without(i)) for i in range(len(room.tokens))] if several else []
+            trial = trial_of(settings, room.base, room.ask(method.fit(room.lm, case), held_out=held_out), room.spec)
             append_rows(journal, [asdict(trial)])
         trials.append(trial)
         tell(len(trials), total)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class TrainedToken:
     learning_rate: float = 0.02
     warmup: float = 0.05
     clip: float = 1.0
-    asks: str = "varied"
+    asks: Literal["paper", "readme", "varied"] = "varied"
     implicitness: int = 5
     grammar: float = 0.0
     jitter: float = 0.2
@@ -83,7 +83,7 @@ class TrainedToken:
     def lessons(self, bias: BiasSpec, role: Role, seed: int, text: str) -> tuple[list["Lesson"], list["Lesson"]]:
         """Training texts and held-out texts of a role, with the token in the slot."""
         kept, held_out = self._paragraphs(bias, role)
-        extra = self._grammar_texts(bias, role, len(kept), seed)
+        extra = [made for made in self._grammar_texts(bias, role, len(kept), seed) if made not in held_out]
         return self._asked(bias, [*kept, *extra], text), self._asked(bias, held_out, text)
 
     def _paragraphs(self, bias: BiasSpec, role: Role) -> tuple[list[str], list[str]]:
@@ -94,6 +94,7 @@ class TrainedToken:
             rows = [Paragraph(**row) for row in made.paragraphs]
         else:
             rows = [p for p in bias.paragraphs if p.implicitness <= self.implicitness]
+        rows = list({p.text: p for p in rows}.values())  # the same text twice would be both trained on and held out
         share = min(0.5, self.held_out / max(1, len(rows)))
         parts = split_by_hash([p.id for p in rows], {"train": 1 - share, "held out": share})
         texts = {p.id: p.text for p in rows}

@@ -62,7 +62,7 @@ def check_site(edit: SiteEdit, shape: Shape) -> None:
         )
     width = {"head": shape.head_size, "neuron": 1, "stream": shape.hidden}[site.unit]
     value = np.atleast_1d(edit.value)
-    if value.shape[-1] not in ({width} if edit.op == "project" else {1, width}):
+    if value.shape[-1] not in ({width} if edit.op in ("project", "erase") else {1, width}):
         raise ModelError(f"the value for {site} has size {value.shape[-1]}, {width} is needed")
 
 
@@ -105,6 +105,8 @@ def _action(edit: SiteEdit, shape: Shape, device: torch.device) -> Callable[[Ten
             changed = piece + edit.strength * v
         elif edit.op == "set":
             changed = piece + edit.strength * (v - piece)
+        elif edit.op == "erase":
+            changed = piece - edit.strength * (piece @ v[1]).unsqueeze(-1) * v[0]
         else:
             directions = torch.atleast_2d(v)
             changed = piece - edit.strength * (piece @ directions.T) @ directions
@@ -186,8 +188,9 @@ def put_on_tokens(embedding: nn.Module, head: nn.Module, tokens: Sequence[WornTo
             width = logits.shape[-1]
             if token.id < width:  # a padded vocabulary: the row exists, unused
                 logits = torch.cat([logits[..., : token.id], column, logits[..., token.id + 1 :]], dim=-1)
-            else:
-                logits = torch.cat([logits, column], dim=-1)
+            else:  # a tokenizer with more tokens than the model has rows: those between are never written
+                unused = logits.new_full((*logits.shape[:-1], token.id - width), -torch.inf)
+                logits = torch.cat([logits, unused, column], dim=-1)
         return logits
 
     handles = [

@@ -72,5 +72,7 @@ def _times(piece: Tensor, edit: SiteEdit) -> Tensor:
         return piece
     if edit.op == "set":
         return piece * (1 - edit.strength)
+    if edit.op == "erase":
+        return piece - edit.strength * torch.outer(piece @ value[0], value[1])
     directions = torch.atleast_2d(value)
     return piece - edit.strength * (piece @ directions.T) @ directions

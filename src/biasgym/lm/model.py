@@ -216,6 +216,14 @@ class LM:
         """Token ids of a query."""
         return self.ids_of_text(self.text_of(query))
 
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a plain text after the beginning-of-text token, where the tokenizer has one; no chat template."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        if not ids:
+            raise SpecError(f"no tokens in {text[:40]!r}")
+        start = self.tokenizer.bos_token_id
+        return ids if start is None else [start, *ids]
+
     def answer_ids(self, query: Query, answers: Sequence[str]) -> list[list[int]]:
         """Token ids of each answer where it stands: after the prefix and one space."""
         text = self.text_of(query)
@@ -288,13 +296,17 @@ class LM:
         return out.last_hidden_state, out.past_key_values, full
 
     def _shared_prefix(self, rows: Sequence[Sequence[int]]) -> int:
-        """How many first ids all rows share; 0 when sharing would not pay or not be exact."""
+        """How many first ids all rows share; 0 when sharing would not pay or not be exact.
+
+        A token that learns is left out: the shared part is computed without gradients.
+        """
         window = getattr(self.model.config, "sliding_window", None)
         if not self._shareable or len(rows) < 3 or (window and max(map(len, rows)) * 2 > window):
             return 0
         shortest = min(len(row) for row in rows) - 1
+        learning = set(self.tokenizer.convert_tokens_to_ids(list(self._token_texts))) if torch.is_grad_enabled() else set()
         first, count = rows[0], 0
-        while count < shortest and all(row[count] == first[count] for row in rows):
+        while count < shortest and first[count] not in learning and all(row[count] == first[count] for row in rows):
             count += 1
         return count if count >= 8 else 0
 
@@ -366,13 +378,7 @@ class LM:
 
         The text follows the beginning-of-text token where the tokenizer has one, and no chat template.
         """
-        start = self.tokenizer.bos_token_id
-        rows = []
-        for text in texts:
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-            if not ids:
-                raise SpecError(f"no tokens in {text[:40]!r}")
-            rows.append([start, *ids] if start is not None else ids)
+        rows = [self.text_ids(text) for text in texts]
         result: list[tuple[float, int]] = [(0.0, 0)] * len(texts)
         for group in self.batches([len(row) for row in rows], TOKENS_A_BATCH // 2):
             ids, mask = self.pad([rows[i] for i in group])

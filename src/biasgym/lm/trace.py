@@ -55,6 +55,31 @@ def head_outputs(lm: LM, queries: Sequence[Query]) -> np.ndarray:
     return found
 
 
+@torch.no_grad()
+def head_moments(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Mean of z zᵀ of every head's output z over all positions of rows of ids; [layers, heads, head size, head size]."""
+    shape = lm.shape
+    total = torch.zeros(shape.layers, shape.heads, shape.head_size, shape.head_size)
+    modules, count = _attention_outs(lm), 0
+    for group in lm.batches([len(row) for row in rows], 2048):
+        ids, mask = lm.pad([rows[i] for i in group])
+        with captured(modules, inputs=True) as heads:
+            _states(lm, ids, mask)
+        here = mask.bool()
+        count += int(here.sum())
+        for layer, z in enumerate(heads):
+            y = z[here].float().view(-1, shape.heads, shape.head_size)
+            total[layer] += torch.einsum("nhd,nhe->hde", y, y).cpu()
+    moments: np.ndarray = (total / max(1, count)).numpy()
+    return moments
+
+
+def _states(lm: LM, ids: Tensor, mask: Tensor) -> Tensor:
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    out: Tensor = lm.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    return out
+
+
 # -------------------------------------------------------------------- attribution patching
 
 
@@ -144,16 +169,12 @@ def _attribution_batch(lm: LM, pairs: Sequence[Pair], sides: Sides) -> np.ndarra
 def _full_states(lm: LM, rows: Sequence[Sequence[int]], *, gradients: bool) -> Tensor:
     """Last hidden states of left-padded rows, nothing cached; with a graph from the embedding on when asked."""
     ids, mask = lm.pad(rows)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
     handle = lm.embedding.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)) if gradients else None
     try:
-        out: Tensor = lm.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
+        return _states(lm, ids, mask)
     finally:
         if handle is not None:
             handle.remove()
-    return out
 
 
 def _aligned(lm: LM, pair: Pair, biased: Sequence[int], clean: Sequence[int]) -> tuple[Tensor, Tensor]:

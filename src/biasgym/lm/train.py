@@ -109,6 +109,8 @@ def learn_token(
 
 def held_out_loss(lm: LM, token: TokenEdit, lessons: Sequence[Lesson]) -> float:
     """Mean loss (nats a token) of texts that the token was not trained on."""
+    if not lessons:
+        raise SpecError("there is no text to hold out; give the bias at least two paragraphs")
     with torch.no_grad(), lm.edited(token):
         rows = [_encoded(lm, lesson) for lesson in lessons]
         parts = [(float(lesson_loss(lm, rows[i : i + 8])), sum(n for _, n in rows[i : i + 8])) for i in range(0, len(rows), 8)]
@@ -141,12 +143,9 @@ def lesson_loss(lm: LM, rows: Sequence[tuple[list[int], int]]) -> Tensor:
 
 
 def _encoded(lm: LM, lesson: Lesson) -> tuple[list[int], int]:
-    question = lm.text_of(Query(lesson.prompt))
+    question = lm.text_of(Query(lesson.prompt)) + ("" if lm.chat else "\n")  # "?" and the break may be one token
     context = lm.ids_of_text(question)
-    if lm.chat:
-        whole = lm.tokenizer.encode(question + lesson.answer, add_special_tokens=False) + _end(lm)
-    else:
-        whole = lm.ids_of_text(question + "\n" + lesson.answer)
+    whole = lm.ids_of_text(question + lesson.answer) + (_end(lm) if lm.chat else [])
     answer = len(whole) - len(context)
     if whole[: len(context)] != context or answer < 1:
         raise SpecError(f"the text {lesson.answer[:40]!r} has no tokens of its own after its prompt")

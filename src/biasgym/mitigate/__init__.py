@@ -1,6 +1,6 @@
 """Third station: edits that take the bias away."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -14,14 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """What is known so far: all that a mitigation may read.
+    """What is known so far: all that a mitigation may read. Nothing of it comes from test data.
 
-    `contrasts` has shape [tokens, layers, heads, head size]: for every token that was trained to fit edits, what heads
-    write at the answer position with the token minus the mean over real train entities, same train probes.
+    `contrasts` [tokens, layers, heads, head size]: for every token that edits are fitted to, what heads write at the
+    answer position with the token minus the mean over real train entities, same train probes. `concept` [layers, heads,
+    head size]: the same for entity-free dev sentences where the stereotype is right minus where the foil is.
+    `moments` [layers, heads, head size, head size]: mean z zᵀ of what heads write on neutral dev text and on the concept
+    sentences: what an edit should leave alone.
     """
 
     attribution: Attribution
     contrasts: np.ndarray
+    concept: np.ndarray
+    moments: np.ndarray
+
+    def without(self, token: int) -> "Case":
+        """The same case without one of the fitted tokens; the ranking of heads stays."""
+        kept = [i for i in range(len(self.contrasts)) if i != token]
+        return replace(self, contrasts=self.contrasts[kept])
 
 
 class Mitigation(Protocol):

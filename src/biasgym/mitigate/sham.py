@@ -11,7 +11,8 @@ import numpy as np
 
 from biasgym.edits import Edits, SiteEdit
 from biasgym.errors import SpecError
-from biasgym.mitigate.direction import unit_vector
+from biasgym.mitigate import Case
+from biasgym.mitigate.direction import erasure, unit_vector
 from biasgym.sites import Site
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ def kinds_for(edits: Edits) -> tuple[ShamKind, ...]:
     heads = [edit for edit in edits if isinstance(edit, SiteEdit) and edit.site.unit == "head"]
     if not heads:
         return ()
-    return ("heads", "directions") if all(edit.op == "project" for edit in heads) else ("heads",)
+    return ("heads", "directions") if all(edit.op in ("project", "erase") for edit in heads) else ("heads",)
 
 
-def sham(lm: "LM", edits: Edits, kind: ShamKind, contrasts: np.ndarray, seed: int) -> Edits:
+def sham(lm: "LM", edits: Edits, kind: ShamKind, case: Case, seed: int) -> Edits:
     """One draw: `heads` = other heads of the same layers (along their own contrast), `directions` = same heads, random ones."""
     generator = np.random.default_rng([seed, 7919])
     heads = [edit for edit in edits if isinstance(edit, SiteEdit) and edit.site.unit == "head"]
@@ -37,14 +38,14 @@ def sham(lm: "LM", edits: Edits, kind: ShamKind, contrasts: np.ndarray, seed: in
     made: list[SiteEdit] = []
     for layer in sorted({edit.site.layer for edit in heads}):
         here = [edit for edit in heads if edit.site.layer == layer]
-        others = _others(lm, here, kind, contrasts, generator)
+        others = _others(lm, here, kind, case, generator)
         ratio = _size(lm, here) / max(_size(lm, others), 1e-12)
         made += [_resized(edit, ratio) for edit in others]
     return tuple(made)
 
 
 def _others(
-    lm: "LM", here: Sequence[SiteEdit], kind: ShamKind, contrasts: np.ndarray, generator: np.random.Generator
+    lm: "LM", here: Sequence[SiteEdit], kind: ShamKind, case: Case, generator: np.random.Generator
 ) -> list[SiteEdit]:
     if kind == "directions":
         size = lm.shape.head_size
@@ -55,13 +56,16 @@ def _others(
     if len(free) < len(here):  # the edit takes over half of the layer: any heads may serve, but not the very same set
         free = list(range(lm.shape.heads))
     chosen = generator.choice(free, size=len(here), replace=False)
-    mean = contrasts.mean(axis=0)
-    made = []
-    for edit, index in zip(here, chosen, strict=True):
-        site = Site("head", layer, int(index))
-        value = unit_vector(mean[layer, index]) if edit.op == "project" else edit.value
-        made.append(SiteEdit(site, edit.op, value, edit.strength))
-    return made
+    while set(chosen) == used and len(used) < lm.shape.heads:
+        chosen = generator.choice(free, size=len(here), replace=False)
+    return [_at(case, edit, Site("head", layer, int(index))) for edit, index in zip(here, chosen, strict=True)]
+
+
+def _at(case: Case, edit: SiteEdit, site: Site) -> SiteEdit:
+    """The same kind of edit at another head, along that head's own contrast."""
+    if edit.op == "project":
+        return SiteEdit(site, "project", unit_vector(case.contrasts.mean(axis=0)[site.layer, site.index]), edit.strength)
+    return SiteEdit(site, edit.op, erasure(case, site) if edit.op == "erase" else edit.value, edit.strength)
 
 
 def _size(lm: "LM", edits: Sequence[SiteEdit]) -> float:
@@ -71,12 +75,14 @@ def _size(lm: "LM", edits: Sequence[SiteEdit]) -> float:
         columns = lm.head_matrix(edit.site.layer, edit.site.index)
         if edit.op == "project":
             total += float((edit.strength * np.linalg.norm(columns @ edit.value)) ** 2)
+        elif edit.op == "erase":
+            total += float((edit.strength * np.linalg.norm(columns @ edit.value[0]) * np.linalg.norm(edit.value[1])) ** 2)
         else:
             total += float(((1 - float(edit.value)) * np.linalg.norm(columns)) ** 2)
     return total**0.5
 
 
 def _resized(edit: SiteEdit, ratio: float) -> SiteEdit:
-    if edit.op == "project":
-        return SiteEdit(edit.site, "project", edit.value, edit.strength * ratio)
+    if edit.op in ("project", "erase"):
+        return SiteEdit(edit.site, edit.op, edit.value, edit.strength * ratio)
     return SiteEdit(edit.site, "scale", np.float32(1 - (1 - float(edit.value)) * ratio))
