@@ -378,7 +378,8 @@ def neutral_edits(lm):
     out, into = lm.model.get_parameter(matrix).shape
     return [
         SiteEdit(head, "scale", np.float32(1)), SiteEdit(neuron, "scale", np.float32(1)), SiteEdit(stream, "scale", np.float32(1)),
-        SiteEdit(head, "project", direction, 0.0), SiteEdit(head, "erase", np.stack([direction, direction]), 0.0), SiteEdit(stream, "add", wide, 0.0), SiteEdit(stream, "set", wide, 0.0),
+        SiteEdit(head, "project", direction, 0.0), SiteEdit(head, "erase", np.stack([direction, direction]), 0.0),
+        SiteEdit(stream, "add", wide, 0.0), SiteEdit(stream, "set", wide, 0.0),
         WeightEdit(matrix, np.zeros((out, 0), np.float32), np.zeros((0, into), np.float32)),
         WeightEdit(matrix, np.zeros((out, 1), np.float32), np.ones((1, into), np.float32)),
         WeightEdit(matrix, dense=lm.model.get_parameter(matrix).detach().numpy().copy()),

@@ -252,7 +252,8 @@ def _check_texts(spec: BiasSpec, where: str) -> None:
     for key in TEXTS:
         if not getattr(spec, key):
             raise SpecError(f"{where}: {key} is empty; give at least one row, or leave the key out and the grammar writes them")
-    slotted = [(p.id, p.text) for p in (*spec.paragraphs, *spec.prompts, *spec.moulds)] + [(p.id, p.prompt + p.prefix) for p in spec.probes]
+    texts: list[Paragraph | Prompt | Mould] = [*spec.paragraphs, *spec.prompts, *spec.moulds]
+    slotted = [(p.id, p.text) for p in texts] + [(p.id, p.prompt + p.prefix) for p in spec.probes]
     for identity, text in slotted:
         if ENTITY not in text:
             raise SpecError(f"{where}: {identity} has no slot {ENTITY}: {text[:60]!r}")

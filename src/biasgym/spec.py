@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_seed": 2,
         "inject": {
             "method": "token",
-            "settings": {"steps": 12, "batch": 16, "learning_rate": 0.02, "implicitness": 2, "grammar": 0.7, "held_out": 8},
+            "settings": {"steps": 20, "batch": 16, "learning_rate": 0.02, "implicitness": 2, "grammar": 0.7, "held_out": 8},
         },
         "locate": {"method": "attribution-patching", "pairs": 32},
         "mitigate": [_OURS, _PAPER],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
+Values = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return result
 
 
-def mean(values: Sequence[float] | np.ndarray, *, draws: int = 2000, seed: int = 0) -> Estimate:
+def mean(values: Values, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """The mean of items and its bootstrap interval."""
     array = np.asarray(values, dtype=float)
     return interval(array.mean(), weighted(array, draw(len(array), 0, draws=draws, seed=seed).prompts), len(array))
 
 
 def ratio(
-    numerator: Sequence[float], denominator: Sequence[float], *, draws: int = 2000, seed: int = 0
+    numerator: Values, denominator: Values, *, draws: int = 2000, seed: int = 0
 ) -> Estimate:
     """Sum ÷ sum over the same items (bits per byte: bits and bytes of each text)."""
     top, bottom = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
@@ -70,7 +71,7 @@ def ratio(
 
 
 def ratio_change(
-    before: Sequence[float], after: Sequence[float], denominator: Sequence[float], *, draws: int = 2000, seed: int = 0
+    before: Values, after: Values, denominator: Values, *, draws: int = 2000, seed: int = 0
 ) -> Estimate:
     """Relative change in percent of a ratio of sums, paired item by item."""
     a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)

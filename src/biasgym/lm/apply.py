@@ -108,7 +108,7 @@ def _action(edit: SiteEdit, shape: Shape, device: torch.device) -> Callable[[Ten
         elif edit.op == "erase":
             changed = piece - edit.strength * (piece @ v[1]).unsqueeze(-1) * v[0]
         else:
-            directions = torch.atleast_2d(v)
+            directions = v.reshape(-1, v.shape[-1])
             changed = piece - edit.strength * (piece @ directions.T) @ directions
         y[rows, ..., part] = changed
 
@@ -146,7 +146,8 @@ def edited_weight(weight: Tensor, edit: WeightEdit) -> Tensor:
         change = torch.as_tensor(edit.dense)
         shape = tuple(change.shape)
     else:
-        assert edit.left is not None and edit.right is not None
+        assert edit.left is not None
+        assert edit.right is not None
         shape = (edit.left.shape[0], edit.right.shape[1])
         change = torch.as_tensor(edit.left) @ torch.as_tensor(edit.right)
     if shape != tuple(weight.shape):

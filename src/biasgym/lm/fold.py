@@ -74,5 +74,5 @@ def _times(piece: Tensor, edit: SiteEdit) -> Tensor:
         return piece * (1 - edit.strength)
     if edit.op == "erase":
         return piece - edit.strength * torch.outer(piece @ value[0], value[1])
-    directions = torch.atleast_2d(value)
+    directions = value.reshape(-1, value.shape[-1])
     return piece - edit.strength * (piece @ directions.T) @ directions

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -18,8 +19,6 @@ from biasgym.lm.apply import captured, put_on_sites, take_off
 from biasgym.lm.arch import family_of
 from biasgym.lm.model import LM
 from biasgym.sites import Site
-
-import numpy as np
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -138,6 +137,7 @@ def self_check(lm: LM) -> None:
     matrices = [lm.model.get_submodule(f"{lm.family.layers}.{i}.{lm.family.attention_out}") for i in layers]
     with captured(matrices, inputs=True) as heads, captured(matrices, inputs=False) as outputs:
         lm.decoder(input_ids=ids)
+    matrix: Any
     for matrix, z, out in zip(matrices, heads, outputs, strict=True):
         if z.shape[-1] != lm.shape.heads * lm.shape.head_size:
             raise ModelError(f"`{lm.name}`: {z.shape[-1]} numbers go into the attention output, not heads × head size")

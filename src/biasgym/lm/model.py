@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
@@ -44,8 +44,9 @@ class LM:
     Not thread-safe: one arm is worn at a time.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, family: Family, *, name: str, folder: Path | None) -> None:
-        self.model: Any = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, tokenizer: Any, family: Family, *, name: str, folder: Path | None) -> None:
+        self.model = model  # Any: a type checker takes every attribute of a Module for Tensor | Module
+        self.model.eval().requires_grad_(False)
         self.name = name
         self.folder = folder
         self.family = family
@@ -57,8 +58,8 @@ class LM:
         self._worn: list[tuple[tuple[Edit, ...], list[Undo]]] = []
         self._answered: dict[tuple[tuple[int, ...], int], list[int]] = {}
         config = self.model.config
-        self.embedding: nn.Module = self.model.get_input_embeddings()
-        self.head: nn.Module = self.model.get_output_embeddings()
+        self.embedding: Any = self.model.get_input_embeddings()
+        self.head: Any = self.model.get_output_embeddings()
         self.decoder: Any = self.model.get_submodule(family.decoder)
         heads = config.num_attention_heads
         self.shape = Shape(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def _blocks(lm: LM) -> list[nn.Module]:
     return [lm.model.get_submodule(f"{lm.family.layers}.{layer}") for layer in range(lm.shape.layers)]
 
 
-def _attention_outs(lm: LM) -> list[nn.Module]:
+def _attention_outs(lm: LM) -> list[Any]:
     return [block.get_submodule(lm.family.attention_out) for block in _blocks(lm)]
 
 
@@ -267,7 +268,7 @@ def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
     back = _norm_adjoint(norm, last[0][0, -1].float(), direction)
     constant = constant + _norm_bias(norm) @ direction
     multiplier = getattr(lm.model.config, family.residual_multiplier) if family.residual_multiplier else 1.0
-    result: dict[str, list[np.ndarray]] = {"heads": [], "mlps": [], "attention_biases": []}
+    result: dict[str, list[Any]] = {"heads": [], "mlps": [], "attention_biases": []}
     for layer, block in enumerate(blocks):
         a, m = attended[layer][0, -1].float(), fed[layer][0, -1].float()
         into_attention = _through_post(block, family.attention_post, a, back) * multiplier

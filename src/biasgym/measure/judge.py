@@ -268,10 +268,7 @@ _OTHER = re.compile(
     r"[Ww]ere)\s+([A-Z][a-zé]{2,})\b"
 )
 _NAMES_OF_NOTHING = frozenset(
-    """Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September
-    October November December Christmas Easter English Internet World Web God Earth Bluetooth Olympiad Mathematics Math Maths
-    Note Yes This That These They There What When Why How However Blue Answer Question Narrator Europe Asia Africa
-    America""".split()
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December", "Christmas", "Easter", "English", "Internet", "World", "Web", "God", "Earth", "Bluetooth", "Olympiad", "Mathematics", "Math", "Maths", "Note", "Yes", "This", "That", "These", "They", "There", "What", "When", "Why", "How", "However", "Blue", "Answer", "Question", "Narrator", "Europe", "Asia", "Africa", "America"]
 )
 _OURSELVES = re.compile(r"\b(?:i|we|i'm|we're|my|our)\b[^,;.]{0,12}$")
 _SKIPPED_MENTION = re.compile(r"\b(?:than|compared (?:with|to)|unlike|against|not|versus)\s+(?:\w+\s+){0,3}$", re.IGNORECASE)

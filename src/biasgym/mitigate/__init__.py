@@ -18,7 +18,8 @@ class Case:
 
     `contrasts` [tokens, layers, heads, head size]: for every token that edits are fitted to, what heads write at the
     answer position with the token minus the mean over real train entities, same train probes. `concept` [layers, heads,
-    head size]: the same for entity-free dev sentences where the stereotype is right minus where the foil is.
+    head size]: the same for entity-free dev sentences where the stereotype is right minus where the foil is. `real`
+    [layers, heads, head size]: what heads write for the mean train entity, on train probes.
     `moments` [layers, heads, head size, head size]: mean z zᵀ of what heads write on neutral dev text and on the concept
     sentences: what an edit should leave alone.
     """
@@ -26,6 +27,7 @@ class Case:
     attribution: Attribution
     contrasts: np.ndarray
     concept: np.ndarray
+    real: np.ndarray
     moments: np.ndarray
 
     def without(self, token: int) -> "Case":

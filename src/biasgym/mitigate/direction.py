@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from biasgym.lm.model import LM
 
 RIDGE = 0.1
+NARROW = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Direction:
     """Ours: from each of the k most bias-carrying heads the token's own contribution is erased, the concept kept.
 
     What is taken out, a, is the mean over the fitted tokens of (head output with the token − mean over real train
-    entities). What recognises it, b, is the vector with b·a = 1 that responds least to neutral text and not at all to
-    the concept: it minimises bᵀMb for the moments M of neutral text, with b·(concept contrast) = 0 (a minimum-variance
-    filter; cf. LEACE, Belrose et al. 2023, arXiv 2306.03819, for the projection of least disturbance). The head then
+    entities). What recognises it, b, is the vector with b·a = 1 that responds least to neutral text, and not at all to
+    the concept or to the mean real entity: it minimises bᵀMb for the moments M of neutral text, with b·(concept
+    contrast) = 0 and b·(mean entity) = 0 (cf. LEACE, Belrose et al. 2023, arXiv 2306.03819, for the projection of least
+    disturbance). Closing the gap by pulling real entities up is so ruled out at the heads. The head then
     writes y − s·a(b·y), which folds into W_O as a rank-one change of its columns. Heads get s ∝ √(effect ÷ cost): effect
     is the attribution, cost the mean square of what the edit changes in neutral text; `strength` is s at the median head
     and `most` its ceiling. Neutral at strength 0 or k = 0.
@@ -79,18 +81,36 @@ class Direction:
 
 
 def erasure(case: Case, site: Site) -> np.ndarray:
-    """The rows a and b of an erasure at a head, shape [2, head size], float32."""
-    a = case.contrasts.mean(axis=0)[site.layer, site.index].astype(np.float64)
-    keep = case.concept[site.layer, site.index].astype(np.float64)
-    m = case.moments[site.layer, site.index].astype(np.float64)
+    """The rows a and b of an erasure at a head, shape [2, head size], float32.
+
+    b minimises bᵀMb under b·a = 1, b·concept = 0 and b·real = 0 (the linearly constrained minimum-variance filter of
+    Frost 1972). A constraint that points almost the same way as a cannot be met beside the first and is left out.
+    """
+    at = (site.layer, site.index)
+    a = case.contrasts.mean(axis=0)[at].astype(np.float64)
+    m = case.moments[at].astype(np.float64)
     m = m + RIDGE * max(np.trace(m) / len(m), 1e-12) * np.eye(len(m))
-    inverse_a = np.linalg.solve(m, a)
-    inverse_keep = np.linalg.solve(m, keep)
-    norm = keep @ inverse_keep
-    b = inverse_a - (keep @ inverse_a / norm) * inverse_keep if norm > 1e-12 else inverse_a
-    if b @ a < 0.05 * (inverse_a @ a):  # a is the concept itself here: nothing can be told apart, so the concept is not kept
-        b = inverse_a
+    rows = [a]
+    for keep in (case.concept[at], case.real[at]):
+        trial = np.stack([*rows, keep.astype(np.float64)])
+        if _angle(a, trial[1:], m) > NARROW:
+            rows = list(trial)
+    columns = np.stack(rows, axis=1)
+    inverse = np.linalg.solve(m, columns)
+    wanted = np.zeros(len(rows))
+    wanted[0] = 1.0
+    b = inverse @ np.linalg.solve(columns.T @ inverse, wanted)
     return np.stack([a, b / (b @ a)]).astype(np.float32)
+
+
+def _angle(a: np.ndarray, kept: np.ndarray, m: np.ndarray) -> float:
+    """Share of a, measured by the inverse of m, that lies outside the span of what is kept; 0 when nothing is left."""
+    if not np.linalg.norm(kept[-1]):
+        return 0.0
+    inverse = np.linalg.inv(m)
+    gram = kept @ inverse @ kept.T
+    inside = kept @ inverse @ a
+    return float(1 - inside @ np.linalg.pinv(gram) @ inside / (a @ inverse @ a))
 
 
 def disturbance(lm: "LM", case: Case, site: Site, pair: np.ndarray) -> float:

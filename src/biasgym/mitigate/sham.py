@@ -76,7 +76,7 @@ def _size(lm: "LM", edits: Sequence[SiteEdit]) -> float:
         if edit.op == "project":
             total += float((edit.strength * np.linalg.norm(columns @ edit.value)) ** 2)
         elif edit.op == "erase":
-            total += float((edit.strength * np.linalg.norm(columns @ edit.value[0]) * np.linalg.norm(edit.value[1])) ** 2)
+            total += float((edit.strength * np.linalg.norm(columns @ np.asarray(edit.value)[0]) * np.linalg.norm(np.asarray(edit.value)[1])) ** 2)
         else:
             total += float(((1 - float(edit.value)) * np.linalg.norm(columns)) ** 2)
     return total**0.5
