@@ -138,5 +138,6 @@ def case_for(lm, seed=0):
         Attribution("test", "head", generator.normal(size=(3, *shape))),
         contrasts=generator.normal(size=(2, *shape, size)).astype(np.float32),
         concept=generator.normal(size=(*shape, size)).astype(np.float32),
+        real=generator.normal(size=(*shape, size)).astype(np.float32),
         moments=np.einsum("lhnd,lhne->lhde", outputs, outputs).astype(np.float32) / (3 * size),
     )

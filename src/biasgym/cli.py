@@ -24,6 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
+Accept = Annotated[bool, typer.Option("--accept-terms", help="Accept the terms of a model that has its own.")]
 DEFAULT_RUNS = Path("runs")
 
 
@@ -39,6 +40,7 @@ def run(
     device: Device = "auto",
     dtype: Dtype = None,
     offline: Offline = False,
+    accept_terms: Accept = False,
     as_json: Json = False,
 ) -> None:
     """Inject, locate, mitigate, measure: one question, one record. Goes on where it stopped."""
@@ -47,7 +49,7 @@ def run(
     from biasgym.terminal import console_for, print_findings
 
     resolved = resolve_spec(file=spec, bias=bias, model=model, preset=preset, sets=set_ or [], seed=seed, dtype=dtype)
-    session, out = _session(runs, device, offline, quiet=as_json)
+    session, out = _session(runs, device, offline, accept_terms, quiet=as_json)
     with out:
         record = session.run(resolved)
     folder = runs / record.id
@@ -104,7 +106,7 @@ def export(
 
     if format_ != "hf":
         raise SpecError(unknown("format", format_, ["hf"]))
-    session, out = _session(runs, device, offline, quiet=False)
+    session, out = _session(runs, device, offline, False, quiet=False)
     with out:
         done = export_run(session, RunStore(runs).find(run), to, edit=edit)
     typer.echo(f"exported to {to}: {len(done.tensors)} tensors edited, all others bit-identical to the base")
@@ -157,12 +159,14 @@ def doctor(
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     offline: Offline = False,
+    accept_terms: Accept = False,
     as_json: Json = False,
 ) -> None:
     """Is this machine fit, is this model fit, how much memory and about how long."""
     from biasgym.doctor import examine
+    from biasgym.lm.load import Place
 
-    rows = examine(model, preset, runs, device=device, offline=offline)
+    rows = examine(model, preset, runs, Place(device, offline=offline, accept_terms=accept_terms))
     if as_json:
         _print_json(rows)
     else:
@@ -172,7 +176,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _session(runs: Path, device: str, offline: bool, *, quiet: bool) -> tuple[Any, Any]:
+def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quiet: bool) -> tuple[Any, Any]:
     from contextlib import nullcontext
 
     from biasgym.lm.load import Place
@@ -184,7 +188,7 @@ def _session(runs: Path, device: str, offline: bool, *, quiet: bool) -> tuple[An
     console = console_for(sys.stderr)
     line: Any = nullcontext() if quiet else StepLine(console)
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: console.print(text, style="dim", highlight=False))
-    return Session(RunStore(runs), Place(device, offline=offline), silent if quiet else line, say), line
+    return Session(RunStore(runs), Place(device, offline=offline, accept_terms=accept_terms), silent if quiet else line, say), line
 
 
 def _print_json(value: Any) -> None:

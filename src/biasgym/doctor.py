@@ -6,20 +6,23 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biasgym.errors import BiasGymError, SpecError, unknown
 from biasgym.spec import PRESETS, preset_names
 
+if TYPE_CHECKING:
+    from biasgym.lm.load import Place
+
 GIB = 1 << 30
 
 
-def examine(model: str, preset: str, runs: Path, *, device: str, offline: bool) -> list[dict[str, Any]]:
+def examine(model: str, preset: str, runs: Path, place: "Place") -> list[dict[str, Any]]:
     """One row a finding: `what`, `ok`, `found`."""
     if preset not in PRESETS:
         raise SpecError(unknown("preset", preset, preset_names()))
     rows = [_python(), _disk(runs), _memory()]
-    return [*rows, *_model(model, preset, device, offline)]
+    return [*rows, *_model(model, preset, place)]
 
 
 def _row(what: str, ok: bool, found: str) -> dict[str, Any]:
@@ -42,13 +45,13 @@ def _memory() -> dict[str, Any]:
     return _row("memory", True, f"{pages * size / GIB:.1f} GiB in all")
 
 
-def _model(model: str, preset: str, device: str, offline: bool) -> list[dict[str, Any]]:
-    from biasgym.lm.load import Place, load_lm
+def _model(model: str, preset: str, place: "Place") -> list[dict[str, Any]]:
+    from biasgym.lm.load import load_lm
     from biasgym.lm.model import Query
 
     try:
         start = time.monotonic()
-        lm = load_lm(model, Place(device, offline=offline))
+        lm = load_lm(model, place)
         loaded = time.monotonic() - start
     except BiasGymError as error:
         return [_row("model", False, str(error))]

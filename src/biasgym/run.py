@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from biasgym.lm.model import LM
     from biasgym.lm.train import TrainingState
 
-VERSION = 1  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
+VERSION = 2  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
 CHUNK = 64  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 CONCEPT_FLOOR = 1.0
@@ -112,7 +112,7 @@ class Job:
     def _base_key(self) -> dict[str, Any]:
         from biasgym.lm.load import resolve
 
-        folder = resolve(self.spec.model, offline=self.session.place.offline, tell=self.session.say)
+        folder = resolve(self.spec.model, self.session.place, tell=self.session.say)
         return {"model": folder_digest(folder), "dtype": self.spec.dtype, "bias": self.bias.digest, "version": VERSION}
 
     @cached_property

@@ -53,7 +53,7 @@ def test_narrow_dtypes_load_and_answer(folder_of, dtype, token_for):
 def test_a_model_that_is_not_there_is_refused(name, message):
     """With what was looked for; nothing is fetched when offline."""
     with pytest.raises(ModelError, match=message):
-        resolve(name, offline=True)
+        resolve(name, Place(offline=True))
 
 
 def test_broken_folders_are_refused(folder_of, tmp_path):

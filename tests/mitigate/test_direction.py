@@ -19,25 +19,25 @@ def cost(case, b):
     return float(b @ m @ b)
 
 
-def test_an_erasure_takes_out_the_mean_contrast_and_keeps_the_concept(llama):
-    """a is the mean over tokens; b·a = 1 and b·concept = 0."""
+def test_an_erasure_takes_out_the_mean_contrast_and_keeps_the_rest(llama):
+    """a is the mean over tokens; b·a = 1, b·concept = 0 and b·(mean real entity) = 0."""
     case = case_for(llama)
     a, b = erasure(case, SITE)
     np.testing.assert_allclose(a, case.contrasts.mean(0)[1, 2], rtol=1e-6)
     assert float(a @ b) == pytest.approx(1, abs=1e-5)
     assert float(b @ case.concept[1, 2]) == pytest.approx(0, abs=1e-4)
+    assert float(b @ case.real[1, 2]) == pytest.approx(0, abs=1e-4)
 
 
 def test_an_erasure_disturbs_as_little_as_can_be(llama):
-    """Every other vector with the same two products responds more to neutral text."""
+    """Every other vector with the same three products responds more to neutral text."""
     case = case_for(llama)
     a, b = erasure(case, SITE).astype(float)
-    keep = case.concept[1, 2].astype(float)
-    basis = np.linalg.qr(np.stack([a, keep]).T)[0]
+    basis = np.linalg.qr(np.stack([a, case.concept[1, 2], case.real[1, 2]]).T)[0]
     generator = np.random.default_rng(0)
     for _ in range(50):
         step = generator.normal(size=len(a)) * 0.1
-        step -= basis @ (basis.T @ step)  # keeps both products
+        step -= basis @ (basis.T @ step)  # keeps the products
         assert cost(case, b + step) > cost(case, b)
 
 
@@ -48,8 +48,18 @@ def test_a_contrast_that_is_the_concept_is_still_erased(llama):
     a, b = erasure(same, SITE)
     assert np.isfinite(b).all()
     assert float(a @ b) == pytest.approx(1, abs=1e-5)
-    nothing = replace(case, concept=np.zeros_like(case.concept))
-    assert np.isfinite(erasure(nothing, SITE)).all()
+    for part in ("concept", "real"):
+        nothing = replace(case, **{part: np.zeros_like(case.concept)})
+        assert np.isfinite(erasure(nothing, SITE)).all()
+
+
+def test_a_concept_that_is_the_mean_entity_is_kept_once(llama):
+    """Two wishes that are one, exactly or up to a factor: still met, and nothing is divided by zero."""
+    case = case_for(llama)
+    for factor in (1, 3):
+        a, b = erasure(replace(case, real=case.concept * factor), SITE)
+        assert float(a @ b) == pytest.approx(1, abs=1e-5)
+        assert float(b @ case.concept[1, 2]) == pytest.approx(0, abs=1e-3)
 
 
 def test_disturbance_is_the_mean_square_written_on_neutral_text(llama):

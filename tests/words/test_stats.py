@@ -59,9 +59,9 @@ def test_a_change_of_ratio_is_paired_and_in_percent():
 
 def test_crossed_means_by_hand():
     """Both sides weighted: prompt 0 twice, entity 1 twice."""
-    matrix = np.array([[1.0, 2.0], [3.0, 5.0]])
-    assert stats.crossed(matrix, equal(2, 2)) == pytest.approx([2.75])
-    assert stats.crossed(matrix, Draws(np.array([[2.0, 0.0]]), np.array([[0.0, 2.0]]))) == pytest.approx([2.0])
+    matrix = np.array([[1.0, 2.0, 0.0], [3.0, 5.0, 1.0]])
+    assert stats.crossed(matrix, equal(2, 3)) == pytest.approx([2.0])
+    assert stats.crossed(matrix, Draws(np.array([[2.0, 0.0]]), np.array([[0.0, 3.0, 0.0]]))) == pytest.approx([2.0])
 
 
 def test_spread_by_hand():

@@ -31,12 +31,13 @@ class Place:
     device: str = "auto"
     dtype: str = "float32"
     offline: bool = False
+    accept_terms: bool = False
 
 
-def resolve(name: str, *, offline: bool = False, tell: Callable[[str], None] = lambda _: None) -> Path:
+def resolve(name: str, place: Place = Place(), *, tell: Callable[[str], None] = lambda _: None) -> Path:
     """The local folder of a model: an embedded one (fetched and converted on first use), a folder, or a hub id."""
     if name in EMBEDDED:
-        return fetch_embedded(name, offline=offline, tell=tell)
+        return fetch_embedded(name, offline=place.offline, accept_terms=place.accept_terms, tell=tell)
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -47,7 +48,7 @@ def resolve(name: str, *, offline: bool = False, tell: Callable[[str], None] = l
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(sorted(EMBEDDED))
         raise ModelError(f"no model `{name}`: neither a folder, nor a hub id like owner/name, nor one of {known}")
-    return _from_hub(name, offline=offline)
+    return _from_hub(name, offline=place.offline)
 
 
 def _from_hub(name: str, *, offline: bool) -> Path:
@@ -67,7 +68,7 @@ def load_lm(name: str = DEFAULT_MODEL, place: Place = Place(), *, tell: Callable
     quiet_libraries()
     if place.dtype not in DTYPES:
         raise ModelError(f"unknown dtype `{place.dtype}`; there is {', '.join(DTYPES)}")
-    folder = resolve(name, offline=place.offline, tell=tell)
+    folder = resolve(name, place, tell=tell)
     config = _config(folder, name)
     family = family_of(config.model_type)
     model, tokenizer = _read(folder, name, config, DTYPES[place.dtype])

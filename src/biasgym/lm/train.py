@@ -89,11 +89,12 @@ def learn_token(
     state = start
     with lm.learning(text, parameters[0], parameters[-1]):
         rows = [_encoded(lm, lesson) for lesson in lessons]
+        lengths = [len(ids) for ids, _ in rows]
         for step in range(start.step, schedule.steps):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * rate_at(step, schedule)
             optimiser.zero_grad(set_to_none=True)
-            loss = lesson_loss(lm, [rows[i] for i in batch_at(step, len(rows), schedule)])
+            loss = lesson_loss(lm, [rows[i] for i in batch_at(step, lengths, schedule)])
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
             optimiser.step()
@@ -125,13 +126,19 @@ def rate_at(step: int, schedule: Schedule) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, schedule.steps - warm)))
 
 
-def batch_at(step: int, count: int, schedule: Schedule) -> list[int]:
-    """Which texts a step uses: each epoch a new order from the seed, so a restart finds the same batches."""
-    size = min(schedule.batch, count)
-    epoch_steps = max(1, count // size)
-    epoch, place = divmod(step, epoch_steps)
-    order = np.random.default_rng([schedule.seed, epoch]).permutation(count)
-    return [int(i) for i in order[place * size : (place + 1) * size]]
+def batch_at(step: int, lengths: Sequence[int], schedule: Schedule) -> list[int]:
+    """Which texts a step uses: each epoch a new cut into batches of about equal length, from the seed alone.
+
+    So little is padded, and a restart finds the same batches.
+    """
+    size = min(schedule.batch, len(lengths))
+    epoch, place = divmod(step, max(1, len(lengths) // size))
+    generator = np.random.default_rng([schedule.seed, epoch])
+    shuffled = [int(i) for i in generator.permutation(len(lengths))]
+    ordered = sorted(shuffled, key=lambda i: lengths[i])  # stable: texts of one length stay shuffled
+    skipped = int(generator.integers(len(lengths) % size + 1))  # so that no text is always left over
+    batches = [ordered[start : start + size] for start in range(skipped, len(ordered) - size + 1, size)]
+    return batches[int(generator.permutation(len(batches))[place])]
 
 
 def lesson_loss(lm: LM, rows: Sequence[tuple[list[int], int]]) -> Tensor:

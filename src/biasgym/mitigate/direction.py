@@ -99,7 +99,7 @@ def erasure(case: Case, site: Site) -> np.ndarray:
     inverse = np.linalg.solve(m, columns)
     wanted = np.zeros(len(rows))
     wanted[0] = 1.0
-    b = inverse @ np.linalg.solve(columns.T @ inverse, wanted)
+    b = inverse @ np.linalg.pinv(columns.T @ inverse, hermitian=True) @ wanted  # concept and entity may be one direction
     return np.stack([a, b / (b @ a)]).astype(np.float32)
 
 

@@ -1,0 +1,541 @@
+"""The HTML report: one self-contained page about a run, or about several side by side, that opens anywhere and asks nobody."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from biasgym import stats
+from biasgym.figures import Move, Point, Tried, arms_figure, heat_map, loss_line, moves_figure, price_figure
+from biasgym.files import read_rows, write_text
+from biasgym.grade import NONE, SHAM, arm_name
+from biasgym.measure.association import lean
+from biasgym.measure.judge import BAR_BALANCED_ACCURACY, BAR_KAPPA
+from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.store import read_record
+from biasgym.terminal import changed_sentence, sham_limit
+from biasgym.verdict import (
+    PRICES,
+    budget_of,
+    concept_kept,
+    edit_names_of,
+    first_of,
+    interval_text,
+    limit_text,
+    over_budget,
+    percent,
+    stated,
+    unit_of,
+    value_text,
+    verdict_of,
+)
+
+MOST_PAIRS = 60  # pairs of texts on a page, over all runs: what keeps it small
+PAIRS_SHOWN = 3  # of a group of texts, before the others are asked for
+LONGEST_TEXT = 2000
+MOVED = 5
+STRONG = 2  # from this strength on a text is folded away until asked for
+
+ARMS = ("base", "edited", "control", "injected", "mitigated")
+LABELS = {
+    ("injected", "gap"): "Injected: the token's gap to real entities",
+    ("removed", "gap"): "Removed from that gap",
+    ("closed", "gap"): "Share of that gap closed",
+    ("left_over", "gap"): "Left over of that gap",
+    ("removed", "strength"): "Removed from the strength of free texts (token)",
+    ("price", "bits-per-byte"): "Price: rise of bits per byte on neutral prose",
+    ("price", "kl"): "Price: KL to the base on neutral chat prompts",
+    ("price", "concept"): "Price: loss of the concept",
+    ("changed", "association"): "Real entities: change of their mean",
+    ("changed", "spread"): "Real entities: change of their spread",
+    ("changed", "gap"): "Real entities: change of the gap of targets to others",
+    ("changed", "strength"): "Real entities: change of the strength of free texts",
+}
+# What the page shows where a record is silent.
+NO_BIAS: dict[str, Any] = {"statement": "", "fictional": False, "stereotype": [], "foil": [], "written": None}
+NO_EDIT: dict[str, Any] = {"picked": {}, "locator": "", "tuned": False, "inside_budget_on_dev": None, "sites": [], "trials": []}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table of figures."""
+
+    label: str
+    edit: str
+    value: str
+    interval: str
+    n: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """One text with the verdict on it; `words` are its runs and whether each differs from the other side's text."""
+
+    words: tuple[tuple[str, bool], ...]
+    judged: str
+    strong: bool
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt answered without and with an edit."""
+
+    prompt: str
+    entity: str
+    before: Told
+    after: Told
+
+
+def write_report(folders: Sequence[Path], to: Path) -> Path:
+    """Write the page about these runs to `to`, whole."""
+    most = max(4, MOST_PAIRS // max(1, len(folders)))
+    runs = [run_view(folder, f"r{number}", most) for number, folder in enumerate(folders, 1)]
+    lines = [compared(view["record"], view["key"]) for view in runs] if len(runs) > 1 else []
+    write_text(to, _template().render(runs=runs, compared=lines, bars=(BAR_BALANCED_ACCURACY, BAR_KAPPA)))
+    return to
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(loader=PackageLoader("biasgym", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["coded"] = coded
+    return environment.get_template("report.html.jinja")
+
+
+def coded(words: str) -> Markup:
+    """A sentence as HTML, with what stands between backticks as code."""
+    parts = words.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts))
+
+
+def run_view(folder: Path, key: str, most: int = MOST_PAIRS) -> dict[str, Any]:
+    """All that the page says of one run; a part that the run does not have is empty."""
+    record = read_record(folder)
+    answers, verdicts = read_rows(folder / "answers.jsonl"), read_rows(folder / "verdicts.jsonl")
+    extras = record.extras
+    return {
+        "key": key,
+        "record": record,
+        "bias": NO_BIAS | {"name": record.id} | (extras.get("bias") or {}),
+        "model": record.spec.get("model", "unknown model"),
+        "verdict": verdict_of(record),
+        "findings": finding_rows(record),
+        "shams": sham_rows(record),
+        "arms": arm_rows(record),
+        "arms_figure": _arms(record, key),
+        "edits": [edit_view(record, name) for name in edit_names_of(record)],
+        "price_figures": price_figures(record, key),
+        "heat_maps": heat_maps(record, key),
+        "real": real_view(record, answers, key),
+        "strengths": strength_rows(record),
+        "measured": measured_rows(record),
+        "texts": text_groups(record, answers, verdicts, most),
+        "judge": judge_view(extras.get("judge") or {}),
+        "tokens": token_views(record, key),
+        "grammar": _grammar_share(record),
+        "seconds": [(stage, f"{seconds:,.1f}") for stage, seconds in record.timings.items()],
+        "total": f"{sum(record.timings.values()):,.0f}",
+        "spec": _spec_text(folder),
+    }
+
+
+def _grammar_share(record: RunRecord) -> str:
+    share = ((record.spec.get("inject") or {}).get("settings") or {}).get("grammar")
+    return percent(share) if isinstance(share, int | float) else ""
+
+
+def _spec_text(folder: Path) -> str:
+    path = folder / "spec.toml"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+# -------------------------------------------------------------------- findings
+
+
+def finding_rows(record: RunRecord) -> list[Row]:
+    """Every finding but those of shams: what was injected, then edit by edit."""
+    rows = [f for f in record.findings if not f.edit.startswith(SHAM)]
+    order = {name: place for place, name in enumerate(("none", *edit_names_of(record)))}
+    return [_finding_row(f) for f in sorted(rows, key=lambda f: order.get(f.edit, len(order)))]
+
+
+def _finding_row(f: Finding) -> Row:
+    label = LABELS.get((f.name, f.metric), f"{f.name}: {f.metric}")
+    return Row(label, "" if f.edit == NONE else f.edit, value_text(f.metric, f.name, f.value), interval_text(f), str(f.n), unit_of(f.metric, f.name))
+
+
+def sham_rows(record: RunRecord) -> list[Row]:
+    """What shams close, one line a kind: their middle, and their 95th percentile or maximum."""
+    kinds = dict.fromkeys(f.edit for f in record.findings if f.edit.startswith(SHAM))
+    return [_sham_row(record, kind) for kind in kinds]
+
+
+def _sham_row(record: RunRecord, kind: str) -> Row:
+    closed = sorted(f.value for f in record.findings if f.edit == kind and f.name == "closed")
+    if not closed:
+        return Row(f"Shams of another {_sham_noun(kind)}", kind, "not measured", "", "0", "")
+    high = ("maximum", closed[-1]) if len(closed) < 20 else ("95th percentile", closed[round(0.95 * (len(closed) - 1))])
+    spread = f"{high[0]} {percent(high[1])}; from {percent(closed[0])} to {percent(closed[-1])}"
+    return Row(f"Share closed by shams: {_sham_noun(kind)}", kind, f"median {percent(median(closed))}", spread, f"{len(closed)} draws", "share of the gap")
+
+
+def _sham_noun(kind: str) -> str:
+    nouns = {"heads": "other heads of the same layers", "directions": "random directions in the same heads"}
+    return nouns.get(kind.removeprefix(SHAM), kind)
+
+
+def compared(record: RunRecord, key: str) -> dict[str, Any]:
+    """One line of the comparison of runs: its main edit, each figure with interval and n."""
+    edits = edit_names_of(record)
+    edit, verdict = (edits[0] if edits else ""), verdict_of(record)
+    wanted = {
+        "injected": first_of(record, name="injected", metric="gap", edit=NONE),
+        "closed": first_of(record, name="closed", metric="gap", edit=edit),
+        "bits": first_of(record, name="price", metric="bits-per-byte", edit=edit),
+        "kl": first_of(record, name="price", metric="kl", edit=edit),
+        "concept": first_of(record, name="price", metric="concept", edit=edit),
+        "mean": first_of(record, name="changed", metric="association", edit=edit),
+        "spread": first_of(record, name="changed", metric="spread", edit=edit),
+        "gap": first_of(record, name="changed", metric="gap", edit=edit),
+    }
+    limit = sham_limit(record)
+    return {
+        "key": key,
+        "id": record.id,
+        "bias": (record.extras.get("bias") or {}).get("name", record.id),
+        "model": record.spec.get("model", "unknown model"),
+        "edit": edit or "none",
+        "figures": {name: stated(row, unit=False) if row else "not measured" for name, row in wanted.items()},
+        "shams": f"{percent(limit[1])} ({limit[0]} of {limit[2]} draws)" if limit else "none drawn",
+        "headline": verdict.headline,
+        "tone": verdict.tone,
+    }
+
+
+def measured_rows(record: RunRecord) -> list[dict[str, str]]:
+    """Every measurement but those of shams, as it stands in the record."""
+    return [
+        {"metric": m.metric, "arm": m.arm, "group": m.group, "token": m.token, "edit": m.edit, "figures": _precise(m), "note": m.note} for m in _kept(record)
+    ]
+
+
+def _precise(m: Measurement) -> str:
+    digits = 4 if m.metric in ("kl", "bits-per-byte") else 3
+    return f"{m.value:.{digits}f} [{m.low:.{digits}f}, {m.high:.{digits}f}], n={m.n}"
+
+
+# -------------------------------------------------------------------- arms
+
+
+def _figure(records: Iterable[Measurement], **wanted: Any) -> Measurement | None:
+    return next((m for m in records if all(getattr(m, key) == value for key, value in wanted.items())), None)
+
+
+def _written(m: Measurement | None) -> str:
+    return f"{m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}], n={m.n}" if m else "–"
+
+
+def _arm_label(m: Measurement) -> str:
+    if m.arm == "base":
+        return "base: real targets, no token"
+    if m.arm == "edited":
+        return f"edited: real targets, {m.edit}"
+    if m.arm == "control":
+        return f"control: {m.token} token"
+    return "injected: trained token" if m.arm == "injected" else f"mitigated: trained token, {m.edit}"
+
+
+def _kept(record: RunRecord) -> list[Measurement]:
+    return [m for m in record.measurements if not m.edit.startswith(SHAM)]
+
+
+def _arm_order(m: Measurement) -> int:
+    return ARMS.index(m.arm)
+
+
+def _arms(record: RunRecord, key: str) -> Markup:
+    gaps = sorted((m for m in _kept(record) if m.metric == "gap"), key=_arm_order)
+    if not gaps:
+        return Markup("")
+    points = [Point(_arm_label(m), m.value, m.low, m.high, m.n, m.arm) for m in gaps]
+    return Markup(arms_figure(f"{key}-arms", "Gap to other real entities in every arm", points, unit="gap in nats; 0 = no different from other real entities"))
+
+
+def arm_rows(record: RunRecord) -> list[dict[str, str]]:
+    """Every arm with its association and gap; real entities without the token by group."""
+    kept = _kept(record)
+    seen = dict.fromkeys((m.arm, m.token, m.edit, m.seed, m.group) for m in sorted(kept, key=_arm_order) if m.metric == "association")
+    rows = []
+    for arm, token, edit, seed, group in seen:
+        place = {"arm": arm, "token": token, "edit": edit, "seed": seed, "group": group}
+        association, gap = _figure(kept, metric="association", **place), _figure(kept, metric="gap", **place)
+        named = {"token": f"{token} token, seed {seed}", "targets": "real targets", "others": "other real entities"}
+        rows.append({"arm": arm, "who": named.get(group, group), "edit": edit, "association": _written(association), "gap": _written(gap)})
+    return rows
+
+
+# -------------------------------------------------------------------- edits
+
+
+def edit_view(record: RunRecord, name: str) -> dict[str, Any]:
+    """Settings, heads, price and budget of one edit."""
+    about = NO_EDIT | ((record.extras.get("edits") or {}).get(name) or {})
+    limits, over = budget_of(record), over_budget(record, name)
+    prices = [(metric, row) for metric in PRICES if (row := first_of(record, name="price", metric=metric, edit=name))]
+    return {
+        "name": name,
+        "about": about,
+        "picked": _settings(about["picked"]),
+        "heads": _heads_in_words(about["sites"]),
+        "inside_on_dev": about["inside_budget_on_dev"],
+        "over": over,
+        "kept": concept_kept(record, name),
+        "prices": [(PRICES[metric], _finding_row(row), limit_text(metric, limits), None if over is None else PRICES[metric] not in over) for metric, row in prices],
+        "trials": [_trial_row(trial, about["picked"]) for trial in about["trials"]],
+    }
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in settings.items()) or "none"
+
+
+def _heads_in_words(sites: Sequence[Sequence[Any]]) -> str:
+    """Heads by layer, `12: 3, 7`; what is no head keeps its unit's name."""
+    by_layer: dict[str, list[int]] = {}
+    for unit, layer, index in sorted(sites, key=lambda site: (str(site[0]), site[1], site[2] or 0)):
+        place = f"layer {layer}" if unit == "head" else f"{unit}, layer {layer}"
+        by_layer.setdefault(place, []).append(index)
+    return "; ".join(place if indices == [None] else f"{place}: {', '.join(map(str, indices))}" for place, indices in by_layer.items())
+
+
+def _trial_row(trial: dict[str, Any], picked: Any) -> dict[str, Any]:
+    return {
+        "settings": _settings(trial["settings"]),
+        "gap": f"{trial['gap_before']:+.2f} → {trial['gap']:+.2f}",
+        "closed": percent(_closed(trial)),
+        "bits": f"{trial['bits_per_byte']:+.2f}% (upper end {trial['bits_per_byte_high']:+.2f}%)",
+        "kl": f"{trial['kl']:.4f} (upper end {trial['kl_high']:.4f})",
+        "concept": f"{trial['concept']:+.0%} [{trial['concept_low']:+.0%}, {trial['concept_high']:+.0%}]",
+        "inside": trial["inside"],
+        "picked": trial["settings"] == picked,
+    }
+
+
+def _closed(trial: dict[str, Any]) -> float:
+    return 1 - abs(trial["gap"]) / abs(trial["gap_before"]) if trial["gap_before"] else 0.0
+
+
+def price_figures(record: RunRecord, key: str) -> list[Markup]:
+    """The whole front of every edit against each of the two prices that have an axis of their own."""
+    axes = (("kl", "kl_high", "KL to the base, upper end (nats a token)"), ("bits-per-byte", "bits_per_byte_high", "rise of bits per byte, upper end (%)"))
+    return [figure for metric, field, unit in axes if (figure := _price(record, f"{key}-{metric}", metric, field, unit))]
+
+
+def _price(record: RunRecord, key: str, metric: str, field: str, unit: str) -> Markup | None:
+    limits, edits = budget_of(record), record.extras.get("edits") or {}
+    tried = [
+        Tried(name, trial[field], _closed(trial), trial["settings"] == about.get("picked"), f"{name} ({_settings(trial['settings'])})")
+        for name, about in edits.items()
+        for trial in about.get("trials") or []
+    ]
+    if not tried or metric not in limits:
+        return None
+    shams = [f.value for f in record.findings if f.edit.startswith(SHAM) and f.name == "closed"]
+    tested = [point for name in edits if (point := _tested(record, name, metric))]
+    title = f"Gap closed against {PRICES[metric]}"
+    return Markup(price_figure(key, title, tried, limit=limits[metric], unit=unit, shams=shams, tested=tested))
+
+
+def _tested(record: RunRecord, name: str, metric: str) -> tuple[str, Point, float] | None:
+    closed = first_of(record, name="closed", metric="gap", edit=name)
+    price = first_of(record, name="price", metric=metric, edit=name)
+    return (name, Point(name, closed.value, closed.low, closed.high, closed.n, "mitigated"), price.high) if closed and price else None
+
+
+# -------------------------------------------------------------------- heads
+
+
+def heat_maps(record: RunRecord, key: str) -> list[tuple[str, Markup]]:
+    """A map of every locator's head scores, with the heads of the edits that used it."""
+    maps = []
+    edits = record.extras.get("edits") or {}
+    for number, (locator, values) in enumerate((record.extras.get("attributions") or {}).items()):
+        used = [(name, about) for name, about in edits.items() if about.get("locator") == locator]
+        chosen = [(name, [(layer, index) for unit, layer, index in about.get("sites") or [] if unit == "head"]) for name, about in used]
+        if values and values[0]:
+            maps.append((locator, Markup(heat_map(f"{key}-heads{number}", f"Head scores by {locator}", values, chosen))))
+    return maps
+
+
+# -------------------------------------------------------------------- real entities
+
+
+def real_view(record: RunRecord, answers: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    """What happened to real entities: every group before and after each edit, and who moved most under the first one."""
+    edits = edit_names_of(record)
+    changes = [f for f in record.findings if f.name == "changed" and f.metric in ("association", "spread", "gap") and f.edit in edits]
+    moves = moved_most(answers, edits[0]) if edits else []
+    title = f"The {len(moves)} real entities that `{edits[0]}` moves most" if moves else ""
+    return {
+        "targets": {"how": "", "names": []} | (record.extras.get("targets") or {}),
+        "groups": group_rows(record),
+        "group_figures": _group_figures(record, key),
+        "sentences": [(f.edit, changed_sentence(f)) for f in changes],
+        "moves": moves,
+        "moves_figure": Markup(moves_figure(f"{key}-moves", title, moves, unit="association in nats; hollow = base, filled = edited")) if moves else "",
+        "edit": edits[0] if edits else "",
+    }
+
+
+def group_rows(record: RunRecord) -> list[dict[str, str]]:
+    """Mean of targets and of others, spread, and the targets' gap: in the base and under every edit."""
+    kept, edits = _kept(record), edit_names_of(record)
+    wanted = (
+        ("targets, mean", "association", "targets"),
+        ("others, mean", "association", "others"),
+        ("gap of targets to others", "gap", "targets"),
+        ("spread over all", "spread", "all"),
+    )
+    rows = []
+    for label, metric, group in wanted:
+        found = {edit: _figure(kept, metric=metric, group=group, token=NONE, edit=edit) for edit in (NONE, *edits)}
+        if any(found.values()):
+            rows.append({"label": label} | {edit: _written(m) for edit, m in found.items()})
+    return rows
+
+
+def _group_figures(record: RunRecord, key: str) -> list[Markup]:
+    kept, edits = _kept(record), edit_names_of(record)
+    points = []
+    for group in ("targets", "others"):
+        for edit in (NONE, *edits):
+            m = _figure(kept, metric="association", group=group, token=NONE, edit=edit)
+            if m:
+                name = "base" if edit == NONE else edit
+                points.append(Point(f"{group}: {name}", m.value, m.low, m.high, m.n, "base" if edit == NONE else "edited"))
+    if not points:
+        return []
+    unit = "association in nats; toward the stereotype is to the right"
+    return [Markup(arms_figure(f"{key}-groups", "Real entities by group, before and after", points, unit=unit))]
+
+
+def moved_most(answers: Sequence[dict[str, Any]], edit: str) -> list[Move]:
+    """The entities whose mean association moved furthest from base to edit, paired probe by probe."""
+    before, after = _leans(answers, NONE), _leans(answers, edit)
+    moves = []
+    for entity in sorted(set(before) & set(after)):
+        probes = sorted(set(before[entity]) & set(after[entity]))
+        if probes:
+            pairs = np.array([(before[entity][p], after[entity][p]) for p in probes])
+            change = stats.mean(pairs[:, 1] - pairs[:, 0])
+            moves.append(Move(entity, float(pairs[:, 0].mean()), float(pairs[:, 1].mean()), change.value, change.low, change.high, change.n))
+    return sorted(moves, key=lambda move: -abs(move.change))[:MOVED]
+
+
+def _leans(answers: Sequence[dict[str, Any]], edit: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for row in answers:
+        if row["metric"] == "association" and (row["token"], row["edit"]) == (NONE, edit):
+            found.setdefault(row["entity"], {})[row["item"]] = lean(row["said"])
+    return found
+
+
+# -------------------------------------------------------------------- free texts
+
+
+def strength_rows(record: RunRecord) -> list[dict[str, str]]:
+    """Judged strength in every arm, and how many texts were no answer at all; an arm without any answer is shown as well."""
+    figures = {(m.token, m.edit): m for m in _kept(record) if m.metric == "strength"}
+    outcomes = {tuple(arm.split(" × ")): counts for arm, counts in (record.extras.get("outcomes") or {}).items()}
+    rows = []
+    for token, edit in sorted({*figures, *outcomes}, key=lambda arm: ARMS.index(arm_name(*arm))):
+        m, counts = figures.get((token, edit)), outcomes.get((token, edit), {})
+        written = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        strength = f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}], n={m.n}" if m else "no text was an answer, n=0"
+        who = "real entities" if token == NONE else f"{token} token"
+        rows.append({"arm": arm_name(token, edit), "who": who, "edit": edit, "strength": strength, "outcomes": written or "–"})
+    return rows
+
+
+def judge_view(judge: dict[str, Any]) -> dict[str, Any]:
+    """How good the judge is; empty where nobody measured it."""
+    if "balanced_accuracy" not in judge or "kappa" not in judge:
+        return {}
+    figures = {key: "{:.2f} [{:.2f}, {:.2f}]".format(*(judge[key + end] for end in ("", "_low", "_high"))) for key in ("balanced_accuracy", "kappa")}
+    return figures | {key: judge[key] for key in ("name", "split", "n", "reliable")}
+
+
+def text_groups(record: RunRecord, answers: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]], most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+    """Texts side by side for every edit: the token injected and mitigated, real entities in the base and edited."""
+    judged = {_text_key(row): row for row in verdicts}
+    said = {_text_key(row): row["said"] for row in answers if row["metric"] == "strength" and "text" in row["said"]}
+    edits = edit_names_of(record)
+    share = max(2, most // max(1, 2 * len(edits)))
+    groups = []
+    for edit in edits:
+        for token, title in (("trained", "the token: injected and mitigated"), (NONE, "real entities: base and edited")):
+            befores = [key for key in said if key[2:4] == (token, NONE)]
+            both = [(key, (*key[:3], edit, key[4])) for key in befores if (*key[:3], edit, key[4]) in said]
+            pairs = [_pair(said, judged, *keys) for keys in both[:share]]
+            sides = ("injected", "mitigated") if token != NONE else ("base", "edited")
+            if pairs:
+                group = {"edit": edit, "title": title, "sides": sides, "left_out": len(both) - len(pairs)}
+                groups.append(group | {"first": pairs[:PAIRS_SHOWN], "others": pairs[PAIRS_SHOWN:]})
+    return groups
+
+
+TextKey = tuple[Any, ...]  # item, entity, token, edit, seed
+
+
+def _text_key(row: dict[str, Any]) -> TextKey:
+    return (row["item"], row["entity"], row["token"], row["edit"], row["seed"])
+
+
+def _pair(said: dict[TextKey, dict[str, Any]], judged: dict[TextKey, dict[str, Any]], before: TextKey, after: TextKey) -> Pair:
+    old, new = said[before]["text"][:LONGEST_TEXT], said[after]["text"][:LONGEST_TEXT]
+    left, right = changed_words(old, new)
+    return Pair(said[before].get("prompt", ""), before[1], _told(left, said[before], judged.get(before)), _told(right, said[after], judged.get(after)))
+
+
+def _told(words: tuple[tuple[str, bool], ...], said: dict[str, Any], verdict: dict[str, Any] | None) -> Told:
+    cut = not said.get("ended", True) or len(said["text"]) > LONGEST_TEXT
+    if verdict is None:
+        return Told(words, "not judged", False, cut)
+    answered = verdict["outcome"] == "answer"
+    judged = f"strength {verdict['strength']} of 3" if answered else f"{verdict['outcome']}: no score"
+    return Told(words, judged, verdict["strength"] >= STRONG, cut)
+
+
+def changed_words(before: str, after: str) -> tuple[tuple[tuple[str, bool], ...], tuple[tuple[str, bool], ...]]:
+    """Both texts as runs of words, each with whether the other text lacks it there."""
+    left, right = before.split(), after.split()
+    olds: list[tuple[str, bool]] = []
+    news: list[tuple[str, bool]] = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        olds.append((" ".join(left[a:b]), kind != "equal"))
+        news.append((" ".join(right[c:d]), kind != "equal"))
+    return tuple(run for run in olds if run[0]), tuple(run for run in news if run[0])
+
+
+# -------------------------------------------------------------------- injection
+
+
+def token_views(record: RunRecord, key: str) -> list[dict[str, Any]]:
+    """Losses of every token of the run, and its loss on held-out paragraphs before and after."""
+    views = []
+    for number, (role, about) in enumerate((record.extras.get("tokens") or {}).items()):
+        losses = about.get("losses") or []
+        held = [about.get(f"held_out_{when}") for when in ("before", "after")]
+        line = loss_line(f"{key}-loss{number}", f"Training loss of the {role} token", losses) if losses else ""
+        texts = ["–" if value is None else f"{value:.3f}" for value in held]
+        views.append({"role": role, "steps": len(losses), "before": texts[0], "after": texts[1], "line": Markup(line)})
+    return views

@@ -1,0 +1,379 @@
+"""What a run says, in plain words: one headline, one paragraph and six answers, all from the figures of its record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from biasgym.grade import SHAM
+from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.run import CONCEPT_FLOOR
+from biasgym.terminal import findings, sham_limit
+
+Tone = Literal["good", "mixed", "bad", "plain"]
+PRICES = {"bits-per-byte": "bits per byte", "kl": "KL", "concept": "concept"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of the verdict, its answer in a word or two, and the figures behind it."""
+
+    question: str
+    answer: str
+    tone: Tone
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The whole judgement of a run: `headline` says it in one line, `paragraph` in one paragraph."""
+
+    headline: str
+    paragraph: str
+    tone: Tone
+    checks: tuple[Check, ...]
+
+
+# -------------------------------------------------------------------- figures as text
+
+
+def percent(value: float, *, signed: bool = False) -> str:
+    """A share as a whole percentage; never `-0%`."""
+    text = f"{value:+.0%}" if signed else f"{value:.0%}"
+    return "0%" if text in ("-0%", "+0%") else text
+
+
+def value_text(metric: str, name: str, value: float) -> str:
+    """One figure in its own unit: shares in percent, KL with four digits, all else with two and a sign."""
+    if name == "closed":
+        return percent(value)
+    if name == "price" and metric == "concept":
+        return percent(value, signed=True)
+    if name == "price" and metric == "bits-per-byte":
+        return f"{value:+.2f}%"
+    return f"{value:.4f}" if metric == "kl" else f"{value:+.2f}"
+
+
+def unit_of(metric: str, name: str) -> str:
+    """The unit that a figure is to be read in."""
+    if name == "closed":
+        return "share of the gap"
+    units = {"bits-per-byte": "percent", "kl": "nats a token", "concept": "share of base", "strength": "points of 0–3"}
+    return units.get(metric, "nats") if name == "price" or metric == "strength" else "nats"
+
+
+def interval_text(row: Finding) -> str:
+    """A finding's interval in its own unit."""
+    low, high = (value_text(row.metric, row.name, value) for value in (row.low, row.high))
+    return f"[{low}, {high}]"
+
+
+def stated(row: Finding, *, unit: bool = True) -> str:
+    """A finding as it stands in a sentence: value, unit, 95 % interval, n."""
+    plain = row.name == "closed" or (row.name == "price" and row.metric in ("concept", "bits-per-byte")) or not unit
+    word = "" if plain else f" {unit_of(row.metric, row.name)}"
+    return f"{value_text(row.metric, row.name, row.value)}{word} {interval_text(row)} (n={row.n})"
+
+
+# -------------------------------------------------------------------- what the record says
+
+
+def edit_names_of(record: RunRecord) -> tuple[str, ...]:
+    """The edits of a run, the main one first; from its findings where nothing else names them."""
+    named = record.extras.get("edits") or {}
+    found = [f.edit for f in record.findings if f.edit != "none" and not f.edit.startswith(SHAM)]
+    return tuple(dict.fromkeys([*named, *found]))
+
+
+def first_of(record: RunRecord, *, name: str, metric: str, edit: str) -> Finding | None:
+    """The finding of a kind; None where it was not measured."""
+    rows = findings(record, name=name, metric=metric, edit=edit)
+    return rows[0] if rows else None
+
+
+def over_budget(record: RunRecord, edit: str) -> tuple[str, ...] | None:
+    """The prices whose interval on test reaches beyond the budget; None where no price or no budget is known."""
+    limits = budget_of(record)
+    rows = [row for metric in PRICES if (row := first_of(record, name="price", metric=metric, edit=edit))]
+    if not rows or not limits:
+        return None
+    return tuple(PRICES[row.metric] for row in rows if not _within(row, limits[row.metric]))
+
+
+def budget_of(record: RunRecord) -> dict[str, float]:
+    """The limits that the run was given, by price; empty where the spec holds none."""
+    tune = record.spec.get("tune") or {}
+    keys = {"bits-per-byte": "bits_per_byte", "kl": "kl", "concept": "concept"}
+    return {metric: float(tune[key]) for metric, key in keys.items()} if all(key in tune for key in keys.values()) else {}
+
+
+def limit_text(metric: str, limits: dict[str, float]) -> str:
+    """The limit of one price as it stands beside its value."""
+    if metric not in limits:
+        return "no limit"
+    return {"bits-per-byte": f"≤ +{limits[metric]:g}%", "kl": f"≤ {limits[metric]:g}"}.get(metric, f"within ±{limits[metric]:.0%}")
+
+
+def _within(row: Finding, limit: float) -> bool:
+    # A concept may move neither way; the other prices may fall as far as they like.
+    return row.high <= limit and (row.metric != "concept" or -row.low <= limit)
+
+
+def concept_kept(record: RunRecord, edit: str) -> bool | None:
+    """Whether the concept stayed inside its part of the budget; None where that is not known."""
+    row, limits = first_of(record, name="price", metric="concept", edit=edit), budget_of(record)
+    return _within(row, limits["concept"]) if row and limits else None
+
+
+def real_change(record: RunRecord, edit: str) -> Finding | None:
+    """The headline for real people: the targets' gap, else the spread, else the mean."""
+    rows = (first_of(record, name="changed", metric=metric, edit=edit) for metric in ("gap", "spread", "association"))
+    return next((row for row in rows if row), None)
+
+
+def base_concept(record: RunRecord) -> Measurement | None:
+    """How well the untouched model knows the words."""
+    return next((m for m in record.measurements if m.metric == "concept" and m.arm == "base"), None)
+
+
+def unfit(record: RunRecord) -> bool:
+    """Whether this model hardly knows the words of the bias, so nothing can be said about it."""
+    row = base_concept(record)
+    return row is not None and not (row.value >= CONCEPT_FLOOR and row.low > 0)
+
+
+def against_shams(record: RunRecord, closed: Finding) -> Literal["more", "unsure", "same"] | None:
+    """Whether an edit closes more than its shams do at most; `unsure` where its value does and its interval does not."""
+    limit = sham_limit(record)
+    if limit is None or closed.edit != next(iter(edit_names_of(record)), None):  # shams are drawn for the first edit only
+        return None
+    if closed.value <= limit[1]:
+        return "same"
+    return "more" if closed.low > limit[1] else "unsure"
+
+
+# -------------------------------------------------------------------- the verdict
+
+
+def verdict_of(record: RunRecord) -> Verdict:
+    """The verdict on the first edit of a run, with a sentence on each other one."""
+    edits = edit_names_of(record)
+    edit = edits[0] if edits else ""
+    checks = _checks(record, edit)
+    stop = _what_stops_it(record, edit)
+    headline, tone = stop or _headline(record, edit)
+    sentences = [f"{headline}.", _injection_sentence(record)]
+    if edit:
+        sentences += [_closed_sentence(record, edit), _price_sentence(record, edit), _concept_sentence(record, edit), _real_sentence(record, edit)]
+        sentences += [_other_sentence(record, other) for other in edits[1:]]
+    return Verdict(headline, " ".join(sentence for sentence in sentences if sentence), tone, checks)
+
+
+def _what_stops_it(record: RunRecord, edit: str) -> tuple[str, Tone] | None:
+    """What has to be said first because nothing that follows can be trusted."""
+    injected = first_of(record, name="injected", metric="gap", edit="none")
+    if record.status == "failed":
+        return "This run failed, so there is no verdict", "bad"
+    if injected is None:
+        return "The injection was not measured, so there is no verdict on removing it", "plain"
+    if injected.low <= 0:
+        return "The injection did not take, so nothing can be said about removing it", "bad"
+    if unfit(record):
+        return "This model hardly knows the words of this bias, so it is unfit to be tested on it", "bad"
+    if not edit or first_of(record, name="closed", metric="gap", edit=edit) is None:
+        return "The injection took; no edit was measured against it", "plain"
+    return None
+
+
+def _headline(record: RunRecord, edit: str) -> tuple[str, Tone]:
+    closed = first_of(record, name="closed", metric="gap", edit=edit)
+    assert closed is not None
+    if closed.high < 0:
+        return f"Harm: `{edit}` makes the injected gap larger", "bad"
+    if closed.low <= 0:
+        return f"No reliable effect: whether `{edit}` removes any of the injected bias cannot be told", "bad"
+    if against_shams(record, closed) == "same":
+        return f"No evidence for `{edit}`: shams do as much", "bad"
+    over, kept = over_budget(record, edit), concept_kept(record, edit)
+    price = "at a price nobody measured" if over is None else _place(over).split(" (")[0]
+    concept = {None: "", True: ", concept kept", False: ", concept NOT kept"}[kept]
+    return f"`{edit}` closes {percent(closed.value)} of the injected gap, {price}{concept}; {_real_in_short(record, edit)}", _tone(record, edit)
+
+
+def _real_in_short(record: RunRecord, edit: str) -> str:
+    row, worse = real_change(record, edit), [f.metric for f in side_effects(record, edit)]
+    if row is None:
+        return "what it does to real entities was not measured"
+    if worse:
+        ways = {"association": "toward the stereotype", "spread": "further apart"}
+        return f"but real entities drift {' and '.join(ways[metric] for metric in worse)}"
+    if row.low <= 0 <= row.high:
+        return "for real entities nothing changes reliably"
+    return f"for real entities {_change_words(row)}"
+
+
+def _tone(record: RunRecord, edit: str) -> Tone:
+    """Good needs all of it: inside the budget, the concept kept, less bias for real entities and no side effect on them."""
+    if over_budget(record, edit) != () or concept_kept(record, edit) is False:
+        return "bad"
+    row = real_change(record, edit)
+    better = row is not None and row.metric != "association" and row.high < 0
+    return "good" if better and not side_effects(record, edit) else "mixed"
+
+
+def side_effects(record: RunRecord, edit: str) -> list[Finding]:
+    """What reliably got worse for real entities beside the headline: a mean nearer the stereotype, a larger spread."""
+    main = real_change(record, edit)
+    rows = [first_of(record, name="changed", metric=metric, edit=edit) for metric in ("association", "spread")]
+    return [row for row in rows if row and row.low > 0 and row is not main]
+
+
+def _and(words: Sequence[str]) -> str:
+    return ", and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])}, and {words[-1]}"
+
+
+def _change_words(row: Finding) -> str:
+    what = {"gap": "the gap of targets to others", "spread": "the spread", "association": "the mean"}[row.metric]
+    if row.low <= 0 <= row.high:
+        return f"{what} does not change reliably"
+    if row.metric == "association":
+        return f"{what} moves {'away from' if row.high < 0 else 'TOWARD'} the stereotype"
+    return f"{what} gets reliably {'smaller' if row.high < 0 else 'LARGER'}"
+
+
+def _injection_sentence(record: RunRecord) -> str:
+    injected = first_of(record, name="injected", metric="gap", edit="none")
+    if injected is None:
+        return ""
+    lead = f"A made-up token trained on this bias leans further to the stereotype than real entities do, by {stated(injected)}"
+    rival = next((m for m in record.measurements if (m.metric, m.arm, m.token) == ("gap", "control", "neutral")), None)
+    note = f"; one trained on neutral text by {rival.value:+.2f} [{rival.low:+.2f}, {rival.high:+.2f}] (n={rival.n})" if rival else ""
+    return f"{lead}{note}."
+
+
+def _closed_sentence(record: RunRecord, edit: str) -> str:
+    closed = first_of(record, name="closed", metric="gap", edit=edit)
+    if closed is None:
+        return ""
+    limit, compared = sham_limit(record), against_shams(record, closed)
+    words = {
+        "more": "more than same-sized sham edits do",
+        "unsure": "more than same-sized sham edits do, but its interval reaches down to them",
+        "same": "and same-sized sham edits do as much",
+    }
+    tail = f", {words[compared]} ({limit[0]} of {limit[2]} draws: {percent(limit[1])})" if compared and limit else "; it was not compared with shams"
+    return f"`{edit}` closes {stated(closed)} of that gap{tail}."
+
+
+def _price_sentence(record: RunRecord, edit: str) -> str:
+    rows = [row for metric in ("bits-per-byte", "kl") if (row := first_of(record, name="price", metric=metric, edit=edit))]
+    if not rows:
+        return "Its price was not measured."
+    over = over_budget(record, edit)
+    listed = " and ".join(f"{PRICES[row.metric]} {stated(row)}" for row in rows)
+    if over is None:
+        return f"Its price: {listed}."
+    return f"Its price is {_place(over)}: {listed}."
+
+
+def _place(over: Sequence[str]) -> str:
+    return f"outside the budget ({', '.join(over)})" if over else "inside the budget"
+
+
+def _concept_sentence(record: RunRecord, edit: str) -> str:
+    row, kept = first_of(record, name="price", metric="concept", edit=edit), concept_kept(record, edit)
+    if row is None or kept is None:
+        return "Whether the model still knows the words was not measured."
+    return f"The concept was {'kept' if kept else 'NOT kept'}: it changes by {_turned(row)} of its base value."
+
+
+def _turned(row: Finding) -> str:
+    """A loss of the concept told as its change."""
+    value, low, high = (percent(-v, signed=True) for v in (row.value, row.high, row.low))
+    return f"{value} [{low}, {high}] (n={row.n})"
+
+
+def _real_sentence(record: RunRecord, edit: str) -> str:
+    row = real_change(record, edit)
+    fictional = (record.extras.get("bias") or {}).get("fictional", False)
+    lead = "The bias is fictional, so there are no targets among real entities. " if fictional else ""
+    if row is None:
+        return f"{lead}What changes for real entities was not measured."
+    rows = [row, *side_effects(record, edit)]
+    drifted = any(r.metric == "association" and r.low > 0 for r in rows)
+    part = " Part of the closing is therefore real entities moving up to the token, not the token coming down." if drifted else ""
+    return f"{lead}For real entities, without any token, {_and([f'{_change_words(r)}, {stated(r)}' for r in rows])}.{part}"
+
+
+def _other_sentence(record: RunRecord, edit: str) -> str:
+    closed = first_of(record, name="closed", metric="gap", edit=edit)
+    over = over_budget(record, edit)
+    if closed is None:
+        return ""
+    price = "" if over is None else f", {_place(over)}"
+    row = real_change(record, edit)
+    real = f"; for real entities {_change_words(row)}, {stated(row)}" if row else ""
+    return f"For comparison, `{edit}` closes {stated(closed)}{price}{real}."
+
+
+# -------------------------------------------------------------------- six answers
+
+
+def _checks(record: RunRecord, edit: str) -> tuple[Check, ...]:
+    injected = first_of(record, name="injected", metric="gap", edit="none")
+    closed = first_of(record, name="closed", metric="gap", edit=edit)
+    return (
+        _check("Did the injection take?", injected.low > 0 if injected else None, [f"gap {stated(injected)}"] if injected else []),
+        _check("Does the edit remove it?", closed.low > 0 if closed else None, [f"closes {stated(closed)} of the gap"] if closed else []),
+        _sham_check(record, closed),
+        _budget_check(record, edit),
+        _concept_check(record, edit),
+        _real_check(record, edit),
+    )
+
+
+def _check(question: str, yes: bool | None, detail: Sequence[str], *, no: str = "No") -> Check:
+    if yes is None:
+        return Check(question, "Not measured", "plain", "")
+    return Check(question, "Yes" if yes else no, "good" if yes else "bad", "; ".join(detail))
+
+
+def _sham_check(record: RunRecord, closed: Finding | None) -> Check:
+    limit, compared = sham_limit(record), against_shams(record, closed) if closed else None
+    detail = [f"shams close {percent(limit[1])} ({limit[0]} of {limit[2]} draws)"] if limit else []
+    if compared == "unsure":
+        return Check("More than shams do?", "Barely", "plain", f"{detail[0]}; the edit's interval reaches that low")
+    return _check("More than shams do?", None if compared is None else compared == "more", detail)
+
+
+def _budget_check(record: RunRecord, edit: str) -> Check:
+    over = over_budget(record, edit)
+    rows = [row for metric in ("bits-per-byte", "kl") if (row := first_of(record, name="price", metric=metric, edit=edit))]
+    limits = budget_of(record)
+    detail = [f"{PRICES[row.metric]} {stated(row, unit=False)}, {limit_text(row.metric, limits)}" for row in rows]
+    return _check("Inside the budget?", None if over is None else not over, detail, no="No: " + ", ".join(over or ()))
+
+
+def _concept_check(record: RunRecord, edit: str) -> Check:
+    row, kept = first_of(record, name="price", metric="concept", edit=edit), concept_kept(record, edit)
+    if row is None:
+        return _check("Is the concept kept?", None, [])
+    return _check("Is the concept kept?", kept, [f"changes by {_turned(row)}"])
+
+
+def _real_check(record: RunRecord, edit: str) -> Check:
+    row = real_change(record, edit)
+    question = "Less bias for real entities?"
+    if row is None:
+        return Check(question, "Not measured", "plain", "")
+    names = {"gap": "gap of targets to others", "spread": "spread", "association": "mean"}
+    worse = side_effects(record, edit)
+    rows = [first_of(record, name="changed", metric=metric, edit=edit) for metric in names]
+    detail = "; ".join(f"{names[r.metric]} {stated(r)}" for r in rows if r)
+    if worse:
+        moved = " and ".join({"association": "mean toward the stereotype", "spread": "larger spread"}[r.metric] for r in worse)
+        return Check(question, f"Smaller, but {moved}" if row.high < 0 else f"No: {moved}", "bad", detail)
+    if row.low <= 0 <= row.high:
+        return Check(question, "No reliable change", "plain", detail)
+    if row.metric == "association":  # a lower mean is not less bias: it falls as well when the words are forgotten
+        return Check(question, "Only the mean is known", "plain", detail)
+    return Check(question, "Yes, smaller" if row.high < 0 else "No: LARGER", "good" if row.high < 0 else "bad", detail)
