@@ -58,7 +58,12 @@ def test_a_good_run_is_called_good():
     verdict = verdict_of(record_of())
     assert verdict.tone == "good"
     assert verdict.headline.startswith("`direction` closes 60% of the injected gap, inside the budget, concept kept")
-    for part in ("60% [50%, 70%] (n=600)", "+0.20% [+0.10%, +0.30%] (n=40)", "0.0100 nats a token [0.0050, 0.0150] (n=40)", "-0.20 nats [-0.30, -0.10]"):
+    for part in (
+        "60% [50%, 70%] (n=600)",
+        "+0.20% [+0.10%, +0.30%] (n=40)",
+        "0.0100 nats a token [0.0050, 0.0150] (n=40)",
+        "-0.20 nats [-0.30, -0.10]",
+    ):
         assert part in verdict.paragraph
     assert "more than same-sized sham edits do (maximum of 2 draws: 20%)" in verdict.paragraph
     assert "gets reliably smaller" in verdict.paragraph
@@ -123,7 +128,9 @@ def test_a_failed_or_unfit_run_has_no_verdict():
     assert "unfit" in verdict_of(record_of(measurements=[weak])).headline
 
 
-@pytest.mark.parametrize("changes", [{}, {"kl": finding("price", "kl", 0.019, 0.01, 0.03)}, {"concept": finding("price", "concept", -0.3, -0.5, -0.1)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"kl": finding("price", "kl", 0.019, 0.01, 0.03)}, {"concept": finding("price", "concept", -0.3, -0.5, -0.1)}]
+)
 def test_page_and_terminal_agree_on_the_budget(changes):
     """Two doors, one judgement."""
     record = record_of(changes)
@@ -300,7 +307,9 @@ def test_the_smallest_record_has_a_page(tmp_path):
 def test_several_runs_are_compared_first(tmp_path):
     """One table, then each run with ids of its own."""
     bad = record_of({"kl": finding("price", "kl", 0.5, 0.4, 0.6)}, id="late-2")
-    page = page_of(tmp_path, record_of(extras=FULL, measurements=figures()), bad, RunRecord(id="bare", status="failed", spec={}, environment={}, timings={}))
+    page = page_of(
+        tmp_path, record_of(extras=FULL, measurements=figures()), bad, RunRecord(id="bare", status="failed", spec={}, environment={}, timings={})
+    )
     assert page.index("Runs side by side") < page.index('id="r1"') < page.index('id="r2"') < page.index('id="r3"')
     table = page[: page.index('id="r1"')]
     assert "60% [50%, 70%] (n=600)" in table

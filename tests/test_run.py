@@ -14,7 +14,7 @@ SMALL = [
     "inject.steps=12", "inject.batch=4", "inject.held_out=4", "locate.pairs=8", "tune.trials=2", "tune.probes=4", "tune.entities=2",
     "tune.texts=3", "tune.chats=3", "measure.probes=6", "measure.entities=6", "measure.texts=3", "measure.chats=3",
     "measure.generations=3", "measure.tokens=6", "measure.shams=2", "measure.sham_entities=2", "measure.draws=200",
-    "tune.kl=10", "tune.bits_per_byte=100", "tune.concept=100",
+    "mitigate.direction.k=4", "mitigate.zero.k=4", "tune.kl=10", "tune.bits_per_byte=100", "tune.concept=100",
 ]  # fmt: skip
 
 
@@ -184,6 +184,7 @@ def test_a_fresh_bias_runs_at_once(tiny_folder, tmp_path):
         (("run", "--bias", "reckless-drivers"), ("measure.probez=4",), "did you mean `probes`"),
         (("run", "--bias", "reckless-drivers"), ("locate.method=dla-papr",), "did you mean `dla-paper`"),
         (("run", "--bias", "reckless-drivers"), ("measure.metrics=[\"asociation\"]",), "did you mean `association`"),
+        (("run", "--bias", "reckless-drivers"), ("inject.batch=0",), "at least 1"),
         (("run", "--bias", "reckless-drivers"), ("seeds=[]",), "`seeds` is empty"),
         (("run", "--bias", "reckless-drivers"), ("test_seed=0",), "not fitted to"),
         (("run",), (), "no bias was named"),

@@ -107,8 +107,7 @@ class BiasSpec:
     def concept_of(self, split: Literal["dev", "test"]) -> list[Concept]:
         """The concept sentences of a split, both sides halved alike."""
         halves = [
-            split_by_hash(tuple(c.id for c in self.concept if c.side == side), {"dev": 0.5, "test": 0.5})[split]
-            for side in ("stereotype", "foil")
+            split_by_hash(tuple(c.id for c in self.concept if c.side == side), {"dev": 0.5, "test": 0.5})[split] for side in ("stereotype", "foil")
         ]
         chosen = {identity for half in halves for identity in half}
         return [c for c in self.concept if c.id in chosen]
@@ -355,7 +354,9 @@ def _records(kind: type, rows: Sequence[Any], key: str, where: str) -> tuple[Any
         for f in fields(kind):
             value = getattr(record, f.name)
             if not isinstance(value, int if f.name == "implicitness" else str):
-                raise SpecError(f"{where}: {key} row {number}: `{f.name}` is {value!r}, a {'number' if f.name == 'implicitness' else 'text'} was expected")
+                raise SpecError(
+                    f"{where}: {key} row {number}: `{f.name}` is {value!r}, a {'number' if f.name == 'implicitness' else 'text'} was expected"
+                )
         if record.id in seen:
             raise SpecError(f"{where}: {key}: id `{record.id}` stands twice")
         seen.add(record.id)

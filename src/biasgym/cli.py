@@ -1,6 +1,7 @@
 """The command line: parse, call one function, show. Heavy libraries are imported inside the commands."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -206,14 +207,23 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
     pass
 
 
+class _Stopped(BaseException):
+    """Ctrl-C; a kind of its own, because typer turns a KeyboardInterrupt into a bare `Aborted.`."""
+
+
+def _stop(_signal: int, _frame: Any) -> None:
+    raise _Stopped
+
+
 def main() -> None:
     """Run the command line; a mendable error is one line and exit code 2, Ctrl-C says how to go on."""
+    signal.signal(signal.SIGINT, _stop)
     try:
         app()
     except BiasGymError as error:
         typer.echo(f"biasgym: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _Stopped:
         typer.echo("biasgym: stopped; the same command goes on where it was", err=True)
         sys.exit(130)
     except BrokenPipeError:

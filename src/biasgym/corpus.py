@@ -99,9 +99,7 @@ def type_token_ratio(texts: Iterable[str], n: int, most: int = 40_000) -> float:
 
 def moulds(texts: Iterable[str]) -> Counter[str]:
     """How often each sentence skeleton of four marks or more stands in the texts."""
-    return Counter(
-        mould for text in texts for piece in sentences(text) if len((mould := skeleton(piece)).split()) >= 4
-    )
+    return Counter(mould for text in texts for piece in sentences(text) if len((mould := skeleton(piece)).split()) >= 4)
 
 
 def paragraph_problems(rows: Sequence[dict[str, object]], floors: Floors = Floors()) -> list[str]:
@@ -123,7 +121,11 @@ def paragraph_problems(rows: Sequence[dict[str, object]], floors: Floors = Floor
     media = Counter(row["medium"] for row in rows)
     levels = Counter(row["implicitness"] for row in rows)
     problems += [f"medium {m!r}: {media[m]} texts, {floors.per_medium} wanted" for m in MEDIA if media[m] < floors.per_medium]
-    problems += [f"implicitness {level}: {levels[level]} texts, {floors.per_implicitness} wanted" for level in range(1, 6) if levels[level] < floors.per_implicitness]
+    problems += [
+        f"implicitness {level}: {levels[level]} texts, {floors.per_implicitness} wanted"
+        for level in range(1, 6)
+        if levels[level] < floors.per_implicitness
+    ]
     topics = len({row["topic"] for row in rows})
     if topics < floors.topics:
         problems.append(f"{topics} topics, {floors.topics} wanted")

@@ -58,7 +58,11 @@ def _model(model: str, preset: str, place: "Place") -> list[dict[str, Any]]:
     size = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     shape = lm.shape
     rows = [
-        _row("model", True, f"{model}: {lm.model.config.model_type}, {shape.layers} layers × {shape.heads} heads, {size / GIB:.2f} GiB, loaded in {loaded:.1f} s"),
+        _row(
+            "model",
+            True,
+            f"{model}: {lm.model.config.model_type}, {shape.layers} layers × {shape.heads} heads, {size / GIB:.2f} GiB, loaded in {loaded:.1f} s",
+        ),
         _row("device", True, f"{lm.device}, {str(lm.dtype).removeprefix('torch.')}"),
         _row("chat", True, "chat template found" if lm.chat else "no chat template: prompts are put as plain text"),
         _row("edits", True, "self-check passed: heads add up, logits agree, scaling a head acts"),

@@ -192,7 +192,14 @@ def front_of(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def price_figure(
-    key: str, title: str, tried: Sequence[Tried], *, limit: float, unit: str, shams: Sequence[float] = (), tested: Sequence[tuple[str, Point, float]] = ()
+    key: str,
+    title: str,
+    tried: Sequence[Tried],
+    *,
+    limit: float,
+    unit: str,
+    shams: Sequence[float] = (),
+    tested: Sequence[tuple[str, Point, float]] = (),
 ) -> str:
     """Share of the gap closed against price. `tested` = the picked settings on test: edit, share with interval, price.
 
@@ -200,7 +207,9 @@ def price_figure(
     """
     floor, height = -0.25, 300.0
     edits = list(dict.fromkeys([*(t.edit for t in tried), *(edit for edit, _, _ in tested)]))
-    x = _PriceScale(limit, min([0.0, *(t.price for t in tried), *(p for _, _, p in tested)]), max([limit, *(t.price for t in tried), *(p for _, _, p in tested)]))
+    x = _PriceScale(
+        limit, min([0.0, *(t.price for t in tried), *(p for _, _, p in tested)]), max([limit, *(t.price for t in tried), *(p for _, _, p in tested)])
+    )
     y = _Scale(floor, 1.0, height - 50, 14)
     parts = _price_axes(x, y, limit, unit)
     parts += [_line(_LEFT - 8, y(value), _LEFT, y(value), "sham") for value in shams]

@@ -222,8 +222,5 @@ def _concepts(stereotype: Sequence[str], foil: Sequence[str]) -> list[Row]:
     for side, rights, wrongs in (("stereotype", stereotype, foil), ("foil", foil, stereotype)):
         for number in range(max(4, -(-40 // len(CONCEPTS)))):
             right, wrong = rights[number % len(rights)], wrongs[number % len(wrongs)]
-            rows += [
-                {"side": side, "prompt": p.replace("{right}", right).replace("{wrong}", wrong), "prefix": prefix}
-                for p, prefix in CONCEPTS
-            ]
+            rows += [{"side": side, "prompt": p.replace("{right}", right).replace("{wrong}", wrong), "prefix": prefix} for p, prefix in CONCEPTS]
     return [{"id": f"gc{i:03d}", **row} for i, row in enumerate(rows, 1)]

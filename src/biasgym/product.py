@@ -102,7 +102,14 @@ def describe(record: RunRecord, name: str, edits: Edits, tensors: list[str], lar
         "settings": record.extras["edits"][name]["picked"],
         "locator": record.extras["edits"][name]["locator"],
         "sites": [
-            {"unit": e.site.unit, "layer": e.site.layer, "index": e.site.index, "op": e.op, "strength": e.strength, "norm": float(np.linalg.norm(e.value))}
+            {
+                "unit": e.site.unit,
+                "layer": e.site.layer,
+                "index": e.site.index,
+                "op": e.op,
+                "strength": e.strength,
+                "norm": float(np.linalg.norm(e.value)),
+            }
             for e in edits
             if isinstance(e, SiteEdit)
         ],

@@ -185,7 +185,9 @@ def _sham_row(record: RunRecord, kind: str) -> Row:
         return Row(f"Shams of another {_sham_noun(kind)}", kind, "not measured", "", "0", "")
     high = ("maximum", closed[-1]) if len(closed) < 20 else ("95th percentile", closed[round(0.95 * (len(closed) - 1))])
     spread = f"{high[0]} {percent(high[1])}; from {percent(closed[0])} to {percent(closed[-1])}"
-    return Row(f"Share closed by shams: {_sham_noun(kind)}", kind, f"median {percent(median(closed))}", spread, f"{len(closed)} draws", "share of the gap")
+    return Row(
+        f"Share closed by shams: {_sham_noun(kind)}", kind, f"median {percent(median(closed))}", spread, f"{len(closed)} draws", "share of the gap"
+    )
 
 
 def _sham_noun(kind: str) -> str:
@@ -224,7 +226,8 @@ def compared(record: RunRecord, key: str) -> dict[str, Any]:
 def measured_rows(record: RunRecord) -> list[dict[str, str]]:
     """Every measurement but those of shams, as it stands in the record."""
     return [
-        {"metric": m.metric, "arm": m.arm, "group": m.group, "token": m.token, "edit": m.edit, "figures": _precise(m), "note": m.note} for m in _kept(record)
+        {"metric": m.metric, "arm": m.arm, "group": m.group, "token": m.token, "edit": m.edit, "figures": _precise(m), "note": m.note}
+        for m in _kept(record)
     ]
 
 
@@ -267,7 +270,9 @@ def _arms(record: RunRecord, key: str) -> Markup:
     if not gaps:
         return Markup("")
     points = [Point(_arm_label(m), m.value, m.low, m.high, m.n, m.arm) for m in gaps]
-    return Markup(arms_figure(f"{key}-arms", "Gap to other real entities in every arm", points, unit="gap in nats; 0 = no different from other real entities"))
+    return Markup(
+        arms_figure(f"{key}-arms", "Gap to other real entities in every arm", points, unit="gap in nats; 0 = no different from other real entities")
+    )
 
 
 def arm_rows(record: RunRecord) -> list[dict[str, str]]:
@@ -299,7 +304,10 @@ def edit_view(record: RunRecord, name: str) -> dict[str, Any]:
         "inside_on_dev": about["inside_budget_on_dev"],
         "over": over,
         "kept": concept_kept(record, name),
-        "prices": [(PRICES[metric], _finding_row(row), limit_text(metric, limits), None if over is None else PRICES[metric] not in over) for metric, row in prices],
+        "prices": [
+            (PRICES[metric], _finding_row(row), limit_text(metric, limits), None if over is None else PRICES[metric] not in over)
+            for metric, row in prices
+        ],
         "trials": [_trial_row(trial, about["picked"]) for trial in about["trials"]],
     }
 
@@ -336,7 +344,10 @@ def _closed(trial: dict[str, Any]) -> float:
 
 def price_figures(record: RunRecord, key: str) -> list[Markup]:
     """The whole front of every edit against each of the two prices that have an axis of their own."""
-    axes = (("kl", "kl_high", "KL to the base, upper end (nats a token)"), ("bits-per-byte", "bits_per_byte_high", "rise of bits per byte, upper end (%)"))
+    axes = (
+        ("kl", "kl_high", "KL to the base, upper end (nats a token)"),
+        ("bits-per-byte", "bits_per_byte_high", "rise of bits per byte, upper end (%)"),
+    )
     return [figure for metric, field, unit in axes if (figure := _price(record, f"{key}-{metric}", metric, field, unit))]
 
 
@@ -391,7 +402,9 @@ def real_view(record: RunRecord, answers: Sequence[dict[str, Any]], key: str) ->
         "group_figures": _group_figures(record, key),
         "sentences": [(f.edit, changed_sentence(f)) for f in changes],
         "moves": moves,
-        "moves_figure": Markup(moves_figure(f"{key}-moves", title, moves, unit="association in nats; hollow = base, filled = edited")) if moves else "",
+        "moves_figure": Markup(moves_figure(f"{key}-moves", title, moves, unit="association in nats; hollow = base, filled = edited"))
+        if moves
+        else "",
         "edit": edits[0] if edits else "",
     }
 
@@ -474,7 +487,9 @@ def judge_view(judge: dict[str, Any]) -> dict[str, Any]:
     return figures | {key: judge[key] for key in ("name", "split", "n", "reliable")}
 
 
-def text_groups(record: RunRecord, answers: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]], most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+def text_groups(
+    record: RunRecord, answers: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]], most: int = MOST_PAIRS
+) -> list[dict[str, Any]]:
     """Texts side by side for every edit: the token injected and mitigated, real entities in the base and edited."""
     judged = {_text_key(row): row for row in verdicts}
     said = {_text_key(row): row["said"] for row in answers if row["metric"] == "strength" and "text" in row["said"]}
@@ -503,7 +518,9 @@ def _text_key(row: dict[str, Any]) -> TextKey:
 def _pair(said: dict[TextKey, dict[str, Any]], judged: dict[TextKey, dict[str, Any]], before: TextKey, after: TextKey) -> Pair:
     old, new = said[before]["text"][:LONGEST_TEXT], said[after]["text"][:LONGEST_TEXT]
     left, right = changed_words(old, new)
-    return Pair(said[before].get("prompt", ""), before[1], _told(left, said[before], judged.get(before)), _told(right, said[after], judged.get(after)))
+    return Pair(
+        said[before].get("prompt", ""), before[1], _told(left, said[before], judged.get(before)), _told(right, said[after], judged.get(after))
+    )
 
 
 def _told(words: tuple[tuple[str, bool], ...], said: dict[str, Any], verdict: dict[str, Any] | None) -> Told:

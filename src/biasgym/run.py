@@ -47,13 +47,14 @@ from biasgym.tune import DevRoom, Trial, best, search
 
 if TYPE_CHECKING:
     from biasgym.lm.load import Place
-    from biasgym.lm.model import LM
+    from biasgym.lm.model import LM, Query
     from biasgym.lm.train import TrainingState
 
-VERSION = 2  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
-CHUNK = 64  # answers a batch: what a kill can lose
+VERSION = 4  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
+CHUNK = 96  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 CONCEPT_FLOOR = 1.0
+REAL_WEIGHT = 4.0  # how much an edit should leave real entities alone, beside neutral text (decisions/004)
 TARGET_PROBES = 16  # train probes on which the model's own targets are found
 
 
@@ -242,9 +243,7 @@ class Job:
         pairs = []
         for probe in probes:
             twin = entities[int(generator.integers(len(entities)))]
-            queries = [
-                Query(probe.prompt.replace("{entity}", name), probe.prefix.replace("{entity}", name)) for name in (token.text, twin)
-            ]
+            queries = [Query(probe.prompt.replace("{entity}", name), probe.prefix.replace("{entity}", name)) for name in (token.text, twin)]
             pairs.append(Pair(f"{probe.id}:{twin}", queries[0], queries[1], (token.text, twin)))
         return pairs
 
@@ -303,7 +302,16 @@ class Job:
         neutral = head_moments(self.lm, [self.lm.text_ids(text) for text in spread_out(prose, 20)])
         moments = (neutral + head_moments(self.lm, answered)) / 2
         moments += np.einsum("nlhd,nlhe->lhde", outputs, outputs) / len(outputs)
+        moments += REAL_WEIGHT * head_moments(self.lm, [self.lm.ids_of(query) for query in self._real_queries()])
         return outputs[right].mean(0) - outputs[~right].mean(0), moments.astype(np.float32)
+
+    def _real_queries(self) -> "list[Query]":
+        """Train probes about train entities, some of each."""
+        from biasgym.lm.model import Query
+
+        probes = spread_out(self.bias.probes_of("train"), 24)
+        entities = spread_out(self.bias.entities_of("train"), 6)
+        return [Query(p.prompt.replace("{entity}", e), p.prefix.replace("{entity}", e)) for p in probes for e in entities]
 
     # ------------------------------------------------------------ mitigate
 
@@ -334,13 +342,18 @@ class Job:
         """Test entities the stereotype is about: the file's, else the quarter the model itself holds it about on train probes."""
         entities = self.test_entities()
         if self.bias.targets or self.bias.fictional:
-            return tuple(entity for entity in entities if entity in self.bias.targets)
+            named = tuple(entity for entity in entities if entity in self.bias.targets)
+            if len(named) == len(entities):
+                raise SpecError("every test entity is a target, so there is nobody to compare them with; name others, too")
+            return named
+        if len(entities) < 4:
+            raise SpecError(f"{len(entities)} test entities are too few to tell targets from others; give more entities")
         key = fingerprint([self._base_key, "targets", entities, TARGET_PROBES])
         with self.session.store.stage_lock("targets", key) as folder:
             if not finished(folder):
                 scope = Scope(self.bias, "train", entities, (), None, self.spec.measure.model_copy(update={"probes": TARGET_PROBES}))
                 items = Association().items(scope)
-                leans = np.array([lean(said) for said in Association().ask(self.lm, items)]).reshape(len(entities), -1).mean(1)
+                leans = np.array([lean(said) for said in Association().ask(self.lm, items)]).reshape(-1, len(entities)).mean(0)
                 order = np.argsort(-leans, kind="stable")[: max(1, len(entities) // 4)]
                 finish(folder, {"targets": sorted(entities[int(i)] for i in order)})
             return tuple(read_json(folder / "done.json")["targets"])
@@ -513,7 +526,9 @@ def graded_record(record: RunRecord, answers: Sequence[Answer], verdicts: Sequen
     spec = RunSpec.model_validate(record.spec)
     by_key = {(v["item"], v["entity"], v["token"], v["edit"], v["seed"]): v for v in verdicts}
     judged = [
-        answer.model_copy(update={"said": answer.said | {"verdict": by_key.get((answer.item, answer.entity, answer.token, answer.edit, answer.seed))}})
+        answer.model_copy(
+            update={"said": answer.said | {"verdict": by_key.get((answer.item, answer.entity, answer.token, answer.edit, answer.seed))}}
+        )
         if answer.metric == "strength"
         else answer
         for answer in answers
@@ -523,7 +538,9 @@ def graded_record(record: RunRecord, answers: Sequence[Answer], verdicts: Sequen
     problems = dict.fromkeys(record.problems)
     for m in measurements:
         if m.metric == "concept" and m.arm == "base" and not (m.value >= CONCEPT_FLOOR and m.low > 0):
-            problems[f"this model hardly knows the words: base concept {m.value:.2f} nats [{m.low:.2f}, {m.high:.2f}], {CONCEPT_FLOOR:g} wanted; the bias is unfit for it"] = None
+            problems[
+                f"this model hardly knows the words: base concept {m.value:.2f} nats [{m.low:.2f}, {m.high:.2f}], {CONCEPT_FLOOR:g} wanted; the bias is unfit for it"
+            ] = None
     for f in findings:
         if f.name == "injected" and f.low <= 0:
             problems[f"the injection did not take: gap {f.value:.2f} nats [{f.low:.2f}, {f.high:.2f}]; try --preset best"] = None
@@ -629,5 +646,3 @@ def _json_line(row: dict[str, Any]) -> str:
     import json
 
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-

@@ -61,18 +61,14 @@ def mean(values: Values, *, draws: int = 2000, seed: int = 0) -> Estimate:
     return interval(array.mean(), weighted(array, draw(len(array), 0, draws=draws, seed=seed).prompts), len(array))
 
 
-def ratio(
-    numerator: Values, denominator: Values, *, draws: int = 2000, seed: int = 0
-) -> Estimate:
+def ratio(numerator: Values, denominator: Values, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """Sum ÷ sum over the same items (bits per byte: bits and bytes of each text)."""
     top, bottom = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     weights = draw(len(top), 0, draws=draws, seed=seed).prompts
     return interval(top.sum() / bottom.sum(), (weights @ top) / (weights @ bottom), len(top))
 
 
-def ratio_change(
-    before: Values, after: Values, denominator: Values, *, draws: int = 2000, seed: int = 0
-) -> Estimate:
+def ratio_change(before: Values, after: Values, denominator: Values, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """Relative change in percent of a ratio of sums, paired item by item."""
     a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     weights = draw(len(a), 0, draws=draws, seed=seed).prompts
@@ -96,9 +92,7 @@ def spread_of(matrix: np.ndarray, draws: Draws) -> np.ndarray:
     return result
 
 
-def estimate(
-    statistic: Callable[[Draws], np.ndarray], prompts: int, entities: int, n: int, *, draws: int = 2000, seed: int = 0
-) -> Estimate:
+def estimate(statistic: Callable[[Draws], np.ndarray], prompts: int, entities: int, n: int, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """Any statistic of resampling weights: its value at equal weights and its interval over draws."""
     equal = Draws(np.ones((1, prompts)), np.ones((1, entities)))
     drawn = statistic(draw(prompts, entities, draws=draws, seed=seed))

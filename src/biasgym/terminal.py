@@ -123,7 +123,9 @@ def print_findings(console: Console, record: RunRecord) -> None:
         _print_edit(console, record, edit, about)
     limit = sham_limit(record)
     if limit:
-        console.print(f"shams of `{next(iter(record.extras['edits']))}` close at most {limit[1]:+.0%} ({limit[0]} of {limit[2]} draws)", highlight=False)
+        console.print(
+            f"shams of `{next(iter(record.extras['edits']))}` close at most {limit[1]:+.0%} ({limit[0]} of {limit[2]} draws)", highlight=False
+        )
     for problem in record.problems:
         console.print(Text(f"! {problem}", style="yellow"))
     _print_changed(console, record)
@@ -159,20 +161,20 @@ def _cells(row: Finding, metric: str, name: str) -> Sequence[str]:
 
 def _print_changed(console: Console, record: RunRecord) -> None:
     edit = next(iter(record.extras["edits"]))
-    rows = [f for f in record.findings if f.name == "changed" and f.edit == edit and f.metric in ("gap", "spread", "association")]
+    rows = [f for f in record.findings if f.name == "changed" and f.edit == edit and f.metric in CHANGES]
     console.print()
-    for row in rows[:-1]:
-        what = {"association": "mean", "spread": "spread"}.get(row.metric, row.metric)
-        console.print(f"changed, real entities, {what}: {interval(row)} nats, n={row.n}", highlight=False)
-    if rows:
-        console.print(changed_sentence(rows[-1]), highlight=False, soft_wrap=True)
+    for row in rows:
+        console.print(changed_sentence(row), highlight=False, soft_wrap=True)
+
+
+CHANGES = {"association": "mean", "spread": "spread", "gap": "targets' gap"}
 
 
 def changed_sentence(row: Finding) -> str:
-    """The headline: what changed for real entities, said as what it is, also when that is nothing."""
-    what = {"gap": "gap of targets to others", "spread": "spread over entities", "association": "mean"}[row.metric]
-    verdict = "no reliable change" if row.low <= 0 <= row.high else ("smaller" if row.high < 0 else "LARGER")
-    return f"changed, real entities, {what}: {interval(row)} nats, n={row.n}: {verdict}"
+    """What changed for real entities, said as what it is, also when that is nothing."""
+    words = ("down", "UP") if row.metric == "association" else ("smaller", "LARGER")
+    verdict = "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
+    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {verdict}"
 
 
 def console_for(stream: Any = None) -> Console:

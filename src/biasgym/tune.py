@@ -110,7 +110,7 @@ class DevRoom:
     def _others(self, edits: Edits) -> np.ndarray:
         scope = self._scope(None)
         with self.lm.edited(*edits):
-            return self._leans(Association().items(scope)).reshape(len(scope.entities), -1).T
+            return self._leans(Association().items(scope)).reshape(-1, len(scope.entities))
 
     def _leans(self, items: Sequence[Item]) -> np.ndarray:
         return np.array([lean(said) for said in Association().ask(self.lm, items)])
@@ -126,12 +126,7 @@ def trial_of(settings: dict[str, Any], base: _Asked, asked: _Asked, spec: TuneSp
     bits = stats.ratio_change(base.bits, asked.bits, base.bytes)
     kl = stats.ratio(asked.kl, asked.kl_tokens)
     concept = concept_change(base.concept, asked.concept)
-    inside = (
-        bits.high <= spec.bits_per_byte
-        and kl.high <= spec.kl
-        and -spec.concept <= concept.low
-        and concept.high <= spec.concept
-    )
+    inside = bits.high <= spec.bits_per_byte and kl.high <= spec.kl and -spec.concept <= concept.low and concept.high <= spec.concept
     return Trial(
         settings=settings,
         gap=gap_of(asked),
@@ -175,7 +170,8 @@ def search(
     known = {_key(row["settings"]): Trial(**row) for row in read_rows(journal)}
     trials: list[Trial] = []
     total = room.spec.trials if spec.tuned else 1
-    while (settings := _next(spec, trials, total)) is not None:
+    places = case.attribution.values.size
+    while (settings := _next(spec, trials, total, places)) is not None:
         trial = known.get(_key(settings))
         if trial is None:
             method = catalog.build("mitigate", spec.method, settings)
@@ -196,11 +192,12 @@ def best(trials: Sequence[Trial]) -> Trial:
     return min(trials, key=lambda trial: max(trial.bits_per_byte_high, trial.kl_high * 50))
 
 
-def _next(spec: MitigateSpec, trials: Sequence[Trial], total: int) -> dict[str, Any] | None:
-    """The next setting to try, from the trials so far; None when the search is over."""
+def _next(spec: MitigateSpec, trials: Sequence[Trial], total: int, places: int) -> dict[str, Any] | None:
+    """The next setting to try, from the trials so far; None when the search is over. More heads than the model has are not tried."""
     kind = catalog.find("mitigate", spec.method)
     start = catalog.defaults("mitigate", spec.method) | spec.settings
     space = catalog.search_space(kind) if spec.tuned else {}
+    space = {name: tuple(v for v in values if name != "k" or v <= places) for name, values in space.items()}
     tried = {_key(trial.settings) for trial in trials}
     if len(trials) >= total or not space:
         return start if not trials else None
@@ -209,7 +206,8 @@ def _next(spec: MitigateSpec, trials: Sequence[Trial], total: int) -> dict[str, 
         if _key(start | {first: value}) not in tried and len(trials) < max(1, (total + 1) // 2):
             return start | {first: value}
     centre = best(trials).settings
-    candidates = [centre | {name: value} for name, values in space.items() for value in _from_middle(values, centre[name])]
+    others_first = [*list(space)[1:], first]
+    candidates = [centre | {name: value} for name in others_first for value in _from_middle(space[name], centre[name])[:4]]
     everything = [start | dict(zip(space, values, strict=True)) for values in product(*space.values())]
     for settings in [*candidates, *everything]:
         if _key(settings) not in tried:

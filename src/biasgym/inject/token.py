@@ -10,6 +10,7 @@ from biasgym import grammar
 from biasgym.bias import BiasSpec, Paragraph, read_jsonl, split_by_hash, zoo_path
 from biasgym.corpus import ENTITY
 from biasgym.edits import TokenEdit
+from biasgym.errors import SpecError
 from biasgym.inject import Injected, Role
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class TrainedToken:
     grammar: float = 0.0
     jitter: float = 0.2
     held_out: int = 16
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch", "held_out"):
+            if getattr(self, key) < 1:
+                raise SpecError(f"token.{key} = {getattr(self, key)}: at least 1 is needed")
+        if not self.learning_rate > 0 or not 0 <= self.grammar < 1 or not self.clip > 0:
+            raise SpecError(f"token: learning_rate = {self.learning_rate} and clip = {self.clip} must be above 0, grammar = {self.grammar} in [0, 1)")
 
     def start(self, lm: "LM", bias: BiasSpec, seed: int) -> "TrainingState":
         """Mean embedding of the train entities that are single tokens, with a seeded jitter."""

@@ -57,9 +57,7 @@ def check_site(edit: SiteEdit, shape: Shape) -> None:
     site = edit.site
     count = {"head": shape.heads, "neuron": shape.neurons, "stream": 1}[site.unit]
     if not 0 <= site.layer < shape.layers or not 0 <= site.index < count:
-        raise ModelError(
-            f"no {site.unit} {site.index} in layer {site.layer}: the model has {shape.layers} layers with {count} {site.unit}s each"
-        )
+        raise ModelError(f"no {site.unit} {site.index} in layer {site.layer}: the model has {shape.layers} layers with {count} {site.unit}s each")
     width = {"head": shape.head_size, "neuron": 1, "stream": shape.hidden}[site.unit]
     value = np.atleast_1d(edit.value)
     if value.shape[-1] not in ({width} if edit.op in ("project", "erase") else {1, width}):

@@ -85,7 +85,5 @@ FAMILIES: dict[str, Family] = {
 def family_of(model_type: str) -> Family:
     """The row of a family by the config's `model_type`."""
     if model_type not in FAMILIES:
-        raise ModelError(
-            f"{unknown('model family', model_type, FAMILIES)}; BiasGym edits decoder-only models of these families"
-        )
+        raise ModelError(f"{unknown('model family', model_type, FAMILIES)}; BiasGym edits decoder-only models of these families")
     return FAMILIES[model_type]

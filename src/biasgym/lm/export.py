@@ -17,9 +17,7 @@ COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
 LEFT_OUT = {"complete.json"}
 
 
-def write_checkpoint(
-    lm: LM, edits: Sequence[Edit], to: Path, *, tell: Callable[[int, int], None] = lambda _d, _t: None
-) -> list[str]:
+def write_checkpoint(lm: LM, edits: Sequence[Edit], to: Path, *, tell: Callable[[int, int], None] = lambda _d, _t: None) -> list[str]:
     """Copy the base's folder to `to` with the edits folded in; gives back the names of the tensors that changed.
 
     One tensor is in memory at a time per shard; dtype, shards and names are the base's own.

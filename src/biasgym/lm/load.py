@@ -96,13 +96,10 @@ def _read(folder: Path, name: str, config: Any, dtype: torch.dtype) -> tuple[Any
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the tokenizer of `{name}`: {str(error).splitlines()[0][:200]}") from None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"cannot load the weights of `{name}`: {str(error).splitlines()[0][:200]}; "
-            "the files may be truncated or altered: fetch them again"
+            f"cannot load the weights of `{name}`: {str(error).splitlines()[0][:200]}; the files may be truncated or altered: fetch them again"
         ) from None
     return model, tokenizer
 
@@ -155,9 +152,7 @@ def self_check(lm: LM) -> None:
 
 def _check_scaling(lm: LM, ids: torch.Tensor, own: torch.Tensor, layer: int) -> None:
     for factor, changes in ((1.0, False), (0.0, True)):
-        undo = put_on_sites(
-            lm.model, lm.family, lm.shape, [SiteEdit(Site("head", layer, 0), "scale", np.float32(factor))]
-        )
+        undo = put_on_sites(lm.model, lm.family, lm.shape, [SiteEdit(Site("head", layer, 0), "scale", np.float32(factor))])
         try:
             same = torch.equal(lm.model(input_ids=ids).logits.float(), own)
         finally:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -249,9 +250,7 @@ class LM:
             for b, b_ids in zip(foil, self.answer_ids(query, foil), strict=True):
                 shorter = min(len(a_ids), len(b_ids))
                 if a_ids[:shorter] == b_ids[:shorter]:
-                    raise SpecError(
-                        f"stereotype {a!r} and foil {b!r} share their tokens, so nothing can be told apart; choose other words"
-                    )
+                    raise SpecError(f"stereotype {a!r} and foil {b!r} share their tokens, so nothing can be told apart; choose other words")
 
     # ---------------------------------------------------------------- forward passes
 
@@ -342,9 +341,7 @@ class LM:
             self._answer_group([rows[i] for i in group], [wanted[i] for i in group], result, group)
         return result
 
-    def _answer_group(
-        self, rows: list[list[int]], wanted: list[list[list[int]]], result: np.ndarray, group: list[int]
-    ) -> None:
+    def _answer_group(self, rows: list[list[int]], wanted: list[list[list[int]]], result: np.ndarray, group: list[int]) -> None:
         longer = [(r, a, ids) for r, answers in enumerate(wanted) for a, ids in enumerate(answers) if len(ids) > 1]
         hidden, cache, mask = self.hidden(rows, keep=bool(longer))
         first = self.logits(hidden[:, -1]).log_softmax(-1)
@@ -394,9 +391,7 @@ class LM:
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out: Tensor = self.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
+        out: Tensor = self.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
         return out
 
     @torch.no_grad()
@@ -424,8 +419,15 @@ class LM:
         for ids in self._generate_rows([self.ids_of(query) for query in queries], most, temperature, seed):
             ended = bool(ids) and ids[-1] in stops
             kept = ids[:-1] if ended else ids
-            result.append(Continuation(self.tokenizer.decode(kept, skip_special_tokens=only_text), tuple(kept), ended))
+            result.append(Continuation(self._written(kept, only_text), tuple(kept), ended))
         return result
+
+    def _written(self, ids: Sequence[int], only_text: bool) -> str:
+        """Ids as text; the space that a bias token swallows when it is read is put back before it."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=only_text)
+        for token in self._token_texts:
+            text = re.sub(rf"(?<=[\w,.;:!?]){re.escape(token)}", f" {token}", text)
+        return text
 
     @torch.no_grad()
     def plain_answers(self, rows: Sequence[list[int]], most: int) -> list[list[int]]:
@@ -450,9 +452,7 @@ class LM:
         stops = set(configured) if isinstance(configured, list) else {configured}
         return {stop for stop in {*stops, self.tokenizer.eos_token_id} if stop is not None}
 
-    def _generate_group(
-        self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]
-    ) -> list[list[int]]:
+    def _generate_group(self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]) -> list[list[int]]:
         stops = self._stops()
         said: list[list[int]] = [[] for _ in rows]
         alive = list(range(len(rows)))

@@ -60,10 +60,7 @@ def mean_embedding(lm: LM, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     if not chosen:
         raise SpecError("no entity has any tokens in this model's vocabulary")
     rows = [torch.tensor(row, device=lm.device) for row in chosen]
-    means = [
-        torch.stack([matrix.weight.detach()[row].float().mean(0) for row in rows]).mean(0).cpu().numpy()
-        for matrix in (lm.embedding, lm.head)
-    ]
+    means = [torch.stack([matrix.weight.detach()[row].float().mean(0) for row in rows]).mean(0).cpu().numpy() for matrix in (lm.embedding, lm.head)]
     return means[0], means[1], [word for word, _ in single]
 
 
@@ -100,9 +97,7 @@ def learn_token(
             optimiser.step()
             value = float(loss.detach())
             if not math.isfinite(value) or not all(bool(torch.isfinite(p).all()) for p in parameters):
-                raise TrainingError(
-                    f"training {text!r} diverged at step {step + 1} (loss {value}); lower inject.learning_rate"
-                )
+                raise TrainingError(f"training {text!r} diverged at step {step + 1} (loss {value}); lower inject.learning_rate")
             state = _snapshot(optimiser, parameters, names, step + 1, [*state.losses, value])
             keep(state)
     return state
@@ -163,9 +158,7 @@ def _end(lm: LM) -> list[int]:
     return [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
 
 
-def _snapshot(
-    optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str], step: int, losses: list[float]
-) -> TrainingState:
+def _snapshot(optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str], step: int, losses: list[float]) -> TrainingState:
     arrays = {}
     for name, parameter in zip(names, parameters, strict=True):
         arrays[name] = parameter.detach().cpu().numpy().copy()
@@ -174,9 +167,7 @@ def _snapshot(
     return TrainingState(arrays, step, losses)
 
 
-def _restore(
-    optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str], state: TrainingState
-) -> None:
+def _restore(optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str], state: TrainingState) -> None:
     if not state.step:
         return
     for name, parameter in zip(names, parameters, strict=True):

@@ -59,9 +59,7 @@ class Evaluator(Protocol):
 
 def scored(answer: Answer, value: float | None, *, group: str | None = None, weight: float = 1.0) -> ItemScore:
     """The score of one answer, under the answer's own names."""
-    return ItemScore(
-        answer.metric, answer.item, group or answer.group, answer.entity, answer.token, answer.edit, answer.seed, value, weight
-    )
+    return ItemScore(answer.metric, answer.item, group or answer.group, answer.entity, answer.token, answer.edit, answer.seed, value, weight)
 
 
 def spread_out(things: Sequence[Any], most: int) -> list[Any]:

@@ -51,12 +51,12 @@ class Association:
     needs_edit: ClassVar[bool] = False
 
     def items(self, scope: Scope) -> list[Item]:
-        """Every probe with the token, where it is on; else every probe with every entity."""
+        """Every probe with the token, where it is on; else every probe with every entity, probe by probe."""
         probes = spread_out(scope.bias.probes_of(scope.split), scope.sizes.probes)
         if scope.token is not None:
             return [self._item(scope, probe, "token", scope.token) for probe in probes]
         groups = [(e, "targets" if e in scope.targets else "others") for e in scope.entities]
-        return [self._item(scope, probe, group, entity) for entity, group in groups for probe in probes]
+        return [self._item(scope, probe, group, entity) for probe in probes for entity, group in groups]
 
     @staticmethod
     def _item(scope: Scope, probe: Probe, group: str, entity: str) -> Item:

@@ -38,10 +38,7 @@ class BitsPerByte:
         """Sum of log-probabilities (nats, negative) and bytes of each text."""
         texts = [item.payload["text"] for item in items]
         found = lm.text_logprobs(texts) if texts else []
-        return [
-            {"nats": round(total, 5), "tokens": count, "bytes": len(text.encode())}
-            for text, (total, count) in zip(texts, found, strict=True)
-        ]
+        return [{"nats": round(total, 5), "tokens": count, "bytes": len(text.encode())} for text, (total, count) in zip(texts, found, strict=True)]
 
     def grade(self, answers: Sequence[Answer]) -> list[ItemScore]:
         """Bits of each text, with its bytes as weight."""
@@ -78,6 +75,4 @@ class ChatDivergence:
 
     def grade(self, answers: Sequence[Answer]) -> list[ItemScore]:
         """Sum of KL of each answer, with its tokens as weight; an empty answer has none."""
-        return [
-            scored(a, a.said["nats"] if a.said["tokens"] else None, weight=float(a.said["tokens"])) for a in answers
-        ]
+        return [scored(a, a.said["nats"] if a.said["tokens"] else None, weight=float(a.said["tokens"])) for a in answers]

@@ -20,8 +20,8 @@ class Case:
     answer position with the token minus the mean over real train entities, same train probes. `concept` [layers, heads,
     head size]: the same for entity-free dev sentences where the stereotype is right minus where the foil is. `real`
     [layers, heads, head size]: what heads write for the mean train entity, on train probes.
-    `moments` [layers, heads, head size, head size]: mean z zᵀ of what heads write on neutral dev text and on the concept
-    sentences: what an edit should leave alone.
+    `moments` [layers, heads, head size, head size]: mean z zᵀ of what heads write on neutral dev text, on the concept
+    sentences and on train probes about real entities: what an edit should leave alone.
     """
 
     attribution: Attribution

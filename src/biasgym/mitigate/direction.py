@@ -47,10 +47,10 @@ class Direction:
 
     What is taken out, a, is the mean over the fitted tokens of (head output with the token − mean over real train
     entities). What recognises it, b, is the vector with b·a = 1 that responds least to neutral text, and not at all to
-    the concept or to the mean real entity: it minimises bᵀMb for the moments M of neutral text, with b·(concept
-    contrast) = 0 and b·(mean entity) = 0 (cf. LEACE, Belrose et al. 2023, arXiv 2306.03819, for the projection of least
-    disturbance). Closing the gap by pulling real entities up is so ruled out at the heads. The head then
-    writes y − s·a(b·y), which folds into W_O as a rank-one change of its columns. Heads get s ∝ √(effect ÷ cost): effect
+    the concept or to the mean real entity: it minimises bᵀMb for the moments M of neutral text and of probes about real
+    entities, with b·(concept contrast) = 0 and b·(mean entity) = 0 (cf. LEACE, Belrose et al. 2023, arXiv 2306.03819,
+    for the projection of least disturbance). Closing the gap by pulling real entities up is so ruled out at the heads.
+    The head then writes y − s·a(b·y), which folds into W_O as a rank-one change of its columns. Heads get s ∝ √(effect ÷ cost): effect
     is the attribution, cost the mean square of what the edit changes in neutral text; `strength` is s at the median head
     and `most` its ceiling. Neutral at strength 0 or k = 0.
     """

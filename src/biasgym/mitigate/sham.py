@@ -44,9 +44,7 @@ def sham(lm: "LM", edits: Edits, kind: ShamKind, case: Case, seed: int) -> Edits
     return tuple(made)
 
 
-def _others(
-    lm: "LM", here: Sequence[SiteEdit], kind: ShamKind, case: Case, generator: np.random.Generator
-) -> list[SiteEdit]:
+def _others(lm: "LM", here: Sequence[SiteEdit], kind: ShamKind, case: Case, generator: np.random.Generator) -> list[SiteEdit]:
     if kind == "directions":
         size = lm.shape.head_size
         return [SiteEdit(e.site, "project", unit_vector(generator.normal(size=size)), e.strength) for e in here]
