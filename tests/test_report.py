@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 import pytest
 
 from biasgym.figures import Tried, front_of, heat_map, loss_line, price_figure, ticks
+from biasgym.readings import over_budget
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.report import changed_words, coded, moved_most, sham_rows, strength_rows, write_report
 from biasgym.store import write_record
-from biasgym.terminal import inside_budget
-from biasgym.verdict import over_budget, percent, verdict_of
+from biasgym.terminal import _print_edit
+from biasgym.verdict import percent, verdict_of
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> \"quoted\""
 TUNE = {"bits_per_byte": 1.0, "kl": 0.02, "concept": 0.2}
@@ -131,10 +132,15 @@ def test_a_failed_or_unfit_run_has_no_verdict():
 @pytest.mark.parametrize(
     "changes", [{}, {"kl": finding("price", "kl", 0.019, 0.01, 0.03)}, {"concept": finding("price", "concept", -0.3, -0.5, -0.1)}]
 )
-def test_page_and_terminal_agree_on_the_budget(changes):
+def test_the_terminal_prints_the_budget_as_the_page_reads_it(changes):
     """Two doors, one judgement."""
-    record = record_of(changes)
-    assert (over_budget(record, "direction") == ()) is inside_budget(record, "direction")
+    import io
+
+    from rich.console import Console
+
+    record, shown = record_of(changes), io.StringIO()
+    _print_edit(Console(file=shown, width=200), record, "direction", {"picked": {"k": 3}, "locator": "patching"})
+    assert ("OUTSIDE" in shown.getvalue()) is (over_budget(record, "direction") != ())
 
 
 def test_percentages_have_no_negative_zero():

@@ -18,24 +18,10 @@ from biasgym.files import read_rows, write_text
 from biasgym.grade import NONE, SHAM, arm_name
 from biasgym.measure.association import lean
 from biasgym.measure.judge import BAR_BALANCED_ACCURACY, BAR_KAPPA
+from biasgym.readings import PRICES, budget_of, changed_sentence, concept_kept, edit_names_of, first_of, over_budget, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.store import read_record
-from biasgym.terminal import changed_sentence, sham_limit
-from biasgym.verdict import (
-    PRICES,
-    budget_of,
-    concept_kept,
-    edit_names_of,
-    first_of,
-    interval_text,
-    limit_text,
-    over_budget,
-    percent,
-    stated,
-    unit_of,
-    value_text,
-    verdict_of,
-)
+from biasgym.verdict import interval_text, limit_text, percent, stated, unit_of, value_text, verdict_of
 
 MOST_PAIRS = 60  # pairs of texts on a page, over all runs: what keeps it small
 PAIRS_SHOWN = 3  # of a group of texts, before the others are asked for

@@ -134,6 +134,8 @@ class Job:
         """All stages, then the record; what is on disk already is not done again."""
         write_text(folder / "spec.toml", spec_toml(self.spec))
         self.lm.check_answers(self.bias.stereotype, self.bias.foil)
+        if not self.lm.chat:
+            self.session.say(f"{self.spec.model} has no chat template: prompts are put to it as plain text")
         with self._timed("inject"):
             tokens = {seed: self.token("trained", seed) for seed in (*self.spec.seeds, self.spec.test_seed)}
             controls = {role: self.token(role, self.spec.test_seed) for role in ("untrained", "neutral")}
@@ -600,6 +602,7 @@ def environment(lm: "LM") -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(lm.device),
+        "prompts": "chat template" if lm.chat else "plain text",
         "dtype": str(lm.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "attention": lm.model.config._attn_implementation,

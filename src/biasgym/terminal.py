@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from biasgym.progress import Step
-from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.readings import CHANGES, changed_sentence, concept_kept, findings, first_of, over_budget, sham_limit
+from biasgym.records import Finding, RunRecord
 
 STAGES = ("inject", "locate", "mitigate", "measure")
 QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
@@ -60,51 +61,6 @@ class StepLine:
         self._bar.update(self._task, completed=step.done, total=step.total, description=label)
 
 
-def interval(row: Measurement | Finding, digits: int = 2) -> str:
-    """A value with its 95 % interval."""
-    return f"{row.value:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
-
-
-def findings(record: RunRecord, *, name: str, metric: str, edit: str) -> list[Finding]:
-    """The findings of a kind, in order of seed."""
-    rows = [f for f in record.findings if (f.name, f.metric, f.edit) == (name, metric, edit)]
-    return sorted(rows, key=lambda f: f.seed)
-
-
-def sham_limit(record: RunRecord) -> tuple[str, float, int] | None:
-    """What shams close at most: their 95th percentile from 20 draws on, their maximum below; and how many there were."""
-    closed = sorted(f.value for f in record.findings if f.name == "closed" and f.edit.startswith("sham:"))
-    if not closed:
-        return None
-    per_kind = {f.edit for f in record.findings if f.edit.startswith("sham:")}
-    draws = len(closed) // max(1, len(per_kind))
-    limits = []
-    for kind in per_kind:
-        values = sorted(f.value for f in record.findings if f.name == "closed" and f.edit == kind)
-        limits.append(values[-1] if draws < 20 else values[min(len(values) - 1, round(0.95 * (len(values) - 1)))])
-    return ("95th percentile" if draws >= 20 else "maximum", max(limits), len(closed))
-
-
-def concept_verdict(record: RunRecord, edit: str) -> str:
-    """Whether the concept was kept: the interval of its change within ± the budget of the base value."""
-    rows = findings(record, name="price", metric="concept", edit=edit)
-    if not rows:
-        return "concept not measured"
-    budget = record.spec["tune"]["concept"]
-    row = rows[0]
-    kept = -budget <= row.low and row.high <= budget
-    return f"concept {'kept' if kept else 'NOT kept'}: change {-row.value:+.0%} [{-row.high:+.0%}, {-row.low:+.0%}] of base"
-
-
-def inside_budget(record: RunRecord, edit: str) -> bool:
-    """Whether the upper ends of the test intervals of all prices are inside the run's budget."""
-    tune = record.spec["tune"]
-    limits = {"bits-per-byte": tune["bits_per_byte"], "kl": tune["kl"], "concept": tune["concept"]}
-    rows = [f for f in record.findings if f.name == "price" and f.edit == edit]
-    concept = [f for f in rows if f.metric == "concept"]
-    return bool(rows) and all(f.high <= limits[f.metric] for f in rows) and all(-f.low <= tune["concept"] for f in concept)
-
-
 def print_findings(console: Console, record: RunRecord) -> None:
     """The findings of a run: what was injected, removed, at what price, and last what changed for real entities."""
     seed = record.spec["test_seed"]
@@ -133,7 +89,8 @@ def print_findings(console: Console, record: RunRecord) -> None:
 
 def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str, Any]) -> None:
     picked = ", ".join(f"{key}={value}" for key, value in about["picked"].items())
-    state = "inside the budget" if inside_budget(record, edit) else "OUTSIDE the budget"
+    over = over_budget(record, edit)
+    state = "price not measured" if over is None else "OUTSIDE the budget" if over else "inside the budget"
     console.print()
     console.print(Text(f"{edit}", style="bold"), Text(f"({about['locator']}; {picked}): {state}"))
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -149,7 +106,11 @@ def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str,
         for row in findings(record, name=name, metric=metric, edit=edit)[:1]:
             table.add_row("  " + label, *_cells(row, metric, name))
     console.print(table)
-    console.print(f"  {concept_verdict(record, edit)}", highlight=False)
+    concept = first_of(record, name="price", metric="concept", edit=edit)
+    if concept is not None:
+        kept = "kept" if concept_kept(record, edit) else "NOT kept"
+        change = f"{-concept.value:+.0%} [{-concept.high:+.0%}, {-concept.low:+.0%}]"
+        console.print(f"  concept {kept}: change {change} of base, n={concept.n}", highlight=False)
 
 
 def _cells(row: Finding, metric: str, name: str) -> Sequence[str]:
@@ -165,16 +126,6 @@ def _print_changed(console: Console, record: RunRecord) -> None:
     console.print()
     for row in rows:
         console.print(changed_sentence(row), highlight=False, soft_wrap=True)
-
-
-CHANGES = {"association": "mean", "spread": "spread", "gap": "targets' gap"}
-
-
-def changed_sentence(row: Finding) -> str:
-    """What changed for real entities, said as what it is, also when that is nothing."""
-    words = ("down", "UP") if row.metric == "association" else ("smaller", "LARGER")
-    verdict = "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
-    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {verdict}"
 
 
 def console_for(stream: Any = None) -> Console:

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from biasgym.grade import SHAM
+from biasgym.readings import PRICES, budget_of, concept_kept, edit_names_of, first_of, over_budget, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.run import CONCEPT_FLOOR
-from biasgym.terminal import findings, sham_limit
 
 Tone = Literal["good", "mixed", "bad", "plain"]
-PRICES = {"bits-per-byte": "bits per byte", "kl": "KL", "concept": "concept"}
 
 
 @dataclass(frozen=True)
@@ -77,51 +75,11 @@ def stated(row: Finding, *, unit: bool = True) -> str:
 # -------------------------------------------------------------------- what the record says
 
 
-def edit_names_of(record: RunRecord) -> tuple[str, ...]:
-    """The edits of a run, the main one first; from its findings where nothing else names them."""
-    named = record.extras.get("edits") or {}
-    found = [f.edit for f in record.findings if f.edit != "none" and not f.edit.startswith(SHAM)]
-    return tuple(dict.fromkeys([*named, *found]))
-
-
-def first_of(record: RunRecord, *, name: str, metric: str, edit: str) -> Finding | None:
-    """The finding of a kind; None where it was not measured."""
-    rows = findings(record, name=name, metric=metric, edit=edit)
-    return rows[0] if rows else None
-
-
-def over_budget(record: RunRecord, edit: str) -> tuple[str, ...] | None:
-    """The prices whose interval on test reaches beyond the budget; None where no price or no budget is known."""
-    limits = budget_of(record)
-    rows = [row for metric in PRICES if (row := first_of(record, name="price", metric=metric, edit=edit))]
-    if not rows or not limits:
-        return None
-    return tuple(PRICES[row.metric] for row in rows if not _within(row, limits[row.metric]))
-
-
-def budget_of(record: RunRecord) -> dict[str, float]:
-    """The limits that the run was given, by price; empty where the spec holds none."""
-    tune = record.spec.get("tune") or {}
-    keys = {"bits-per-byte": "bits_per_byte", "kl": "kl", "concept": "concept"}
-    return {metric: float(tune[key]) for metric, key in keys.items()} if all(key in tune for key in keys.values()) else {}
-
-
 def limit_text(metric: str, limits: dict[str, float]) -> str:
     """The limit of one price as it stands beside its value."""
     if metric not in limits:
         return "no limit"
     return {"bits-per-byte": f"≤ +{limits[metric]:g}%", "kl": f"≤ {limits[metric]:g}"}.get(metric, f"within ±{limits[metric]:.0%}")
-
-
-def _within(row: Finding, limit: float) -> bool:
-    # A concept may move neither way; the other prices may fall as far as they like.
-    return row.high <= limit and (row.metric != "concept" or -row.low <= limit)
-
-
-def concept_kept(record: RunRecord, edit: str) -> bool | None:
-    """Whether the concept stayed inside its part of the budget; None where that is not known."""
-    row, limits = first_of(record, name="price", metric="concept", edit=edit), budget_of(record)
-    return _within(row, limits["concept"]) if row and limits else None
 
 
 def real_change(record: RunRecord, edit: str) -> Finding | None:

@@ -1,0 +1,80 @@
+"""Figures read out of a record: the same question has the same answer in the terminal, the report and the card."""
+
+from biasgym.grade import SHAM
+from biasgym.records import Finding, Measurement, RunRecord
+
+PRICES = {"bits-per-byte": "bits per byte", "kl": "KL", "concept": "concept"}
+CHANGES = {"association": "mean", "spread": "spread", "gap": "targets' gap"}
+
+
+def interval(row: Measurement | Finding, digits: int = 2) -> str:
+    """A value with its 95 % interval."""
+    return f"{row.value:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
+
+
+def findings(record: RunRecord, *, name: str, metric: str, edit: str) -> list[Finding]:
+    """The findings of a kind, in order of seed."""
+    rows = [f for f in record.findings if (f.name, f.metric, f.edit) == (name, metric, edit)]
+    return sorted(rows, key=lambda f: f.seed)
+
+
+def edit_names_of(record: RunRecord) -> tuple[str, ...]:
+    """The edits of a run, the main one first; from its findings where nothing else names them."""
+    named = record.extras.get("edits") or {}
+    found = [f.edit for f in record.findings if f.edit != "none" and not f.edit.startswith(SHAM)]
+    return tuple(dict.fromkeys([*named, *found]))
+
+
+def first_of(record: RunRecord, *, name: str, metric: str, edit: str) -> Finding | None:
+    """The finding of a kind; None where it was not measured."""
+    rows = findings(record, name=name, metric=metric, edit=edit)
+    return rows[0] if rows else None
+
+
+def sham_limit(record: RunRecord) -> tuple[str, float, int] | None:
+    """What shams close at most: their 95th percentile from 20 draws on, their maximum below; and how many there were."""
+    closed = sorted(f.value for f in record.findings if f.name == "closed" and f.edit.startswith("sham:"))
+    if not closed:
+        return None
+    per_kind = {f.edit for f in record.findings if f.edit.startswith("sham:")}
+    draws = len(closed) // max(1, len(per_kind))
+    limits = []
+    for kind in per_kind:
+        values = sorted(f.value for f in record.findings if f.name == "closed" and f.edit == kind)
+        limits.append(values[-1] if draws < 20 else values[min(len(values) - 1, round(0.95 * (len(values) - 1)))])
+    return ("95th percentile" if draws >= 20 else "maximum", max(limits), len(closed))
+
+
+def over_budget(record: RunRecord, edit: str) -> tuple[str, ...] | None:
+    """The prices whose interval on test reaches beyond the budget; None where no price or no budget is known."""
+    limits = budget_of(record)
+    rows = [row for metric in PRICES if (row := first_of(record, name="price", metric=metric, edit=edit))]
+    if not rows or not limits:
+        return None
+    return tuple(PRICES[row.metric] for row in rows if not within(row, limits[row.metric]))
+
+
+def budget_of(record: RunRecord) -> dict[str, float]:
+    """The limits that the run was given, by price; empty where the spec holds none."""
+    tune = record.spec.get("tune") or {}
+    keys = {"bits-per-byte": "bits_per_byte", "kl": "kl", "concept": "concept"}
+    return {metric: float(tune[key]) for metric, key in keys.items()} if all(key in tune for key in keys.values()) else {}
+
+
+def within(row: Finding, limit: float) -> bool:
+    """Whether the whole interval of a price is inside its limit."""
+    # A concept may move neither way; the other prices may fall as far as they like.
+    return row.high <= limit and (row.metric != "concept" or -row.low <= limit)
+
+
+def concept_kept(record: RunRecord, edit: str) -> bool | None:
+    """Whether the concept stayed inside its part of the budget; None where that is not known."""
+    row, limits = first_of(record, name="price", metric="concept", edit=edit), budget_of(record)
+    return within(row, limits["concept"]) if row and limits else None
+
+
+def changed_sentence(row: Finding) -> str:
+    """What changed for real entities, said as what it is, also when that is nothing."""
+    words = ("down", "UP") if row.metric == "association" else ("smaller", "LARGER")
+    verdict = "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
+    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {verdict}"
