@@ -76,12 +76,16 @@ def _live_name(lm: LM, stored: str) -> str:
 
 @torch.no_grad()
 def parity(one: LM, edits: Sequence[Edit], other: LM, prompts: Sequence[str]) -> float:
-    """The largest difference of any logit between `one` wearing the edits and `other` as it is, over some prompts."""
+    """The largest difference of any next-token logit between `one` wearing the edits and `other` as it is, over some prompts.
+
+    Read at the last position, where the next token is chosen: at the very first position of a text activations are
+    hundreds of times larger, and float32 rounding alone exceeds what matters anywhere else.
+    """
     largest = 0.0
     for prompt in prompts:
         row = one.ids_of(Query(prompt))
         with one.edited(*edits):
-            worn = one.logits(one.hidden([row])[0][0])
-        plain = other.logits(other.hidden([row])[0][0])
+            worn = one.logits(one.hidden([row])[0][0, -1])
+        plain = other.logits(other.hidden([row])[0][0, -1])
         largest = max(largest, float((worn - plain).abs().max()))
     return largest
