@@ -111,7 +111,7 @@ def export(
     with out:
         done = export_run(session, RunStore(runs).find(run), to, edit=edit)
     typer.echo(f"exported to {to}: {len(done.tensors)} tensors edited, all others bit-identical to the base")
-    typer.echo(f"largest logit difference to the run-time edit: {done.largest_difference:.2e}")
+    typer.echo(f"largest next-token logit difference to the run-time edit: {done.largest_difference:.2e}")
 
 
 @app.command("new-bias")

@@ -26,7 +26,7 @@ PARITY_LIMIT = {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.1}
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, the tensors that changed, and the largest logit difference to the run-time edit."""
+    """What was written: the folder, the tensors that changed, and the largest next-token logit difference to the run-time edit."""
 
     folder: Path
     tensors: list[str]
@@ -137,7 +137,7 @@ to take out what carries the bias “{bias["statement"]}” (axis: {bias["axis"]
 All other tensors are bit-identical to the base. No hook, no extra code: open it with any server.
 
 - Edit: `{name}` ({settings}), heads found by `{about["locator"]}`; fitted on tokens of seeds {record.spec["seeds"]}, scored on seed {record.spec["test_seed"]}.
-- Largest logit difference to the run-time edit, checked at export: {largest:.2e}.
+- Largest next-token logit difference to the run-time edit, checked at export on a few prompts: {largest:.2e}.
 - Targets among real entities: {targets["how"]}{" (" + ", ".join(targets["names"]) + ")" if targets["names"] else ""}.
 
 ## What was measured (test split, 95 % intervals)

@@ -103,19 +103,6 @@ class Answer(Record):
     said: dict[str, Any]
 
 
-class Verdict(Record):
-    """What a judge says of one text: strength 0–3 and how it is written."""
-
-    item: str
-    entity: str
-    token: Token
-    edit: str
-    seed: int
-    judge: str
-    strength: int
-    outcome: Literal["answer", "refusal", "broken", "off-topic"]
-
-
 @dataclass(frozen=True)
 class ItemScore:
     """What one answer scores; `value` is None when the model gave no answer, and is then counted, never zero."""
