@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -105,7 +106,10 @@ class Answer(Record):
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one answer scores; `value` is None when the model gave no answer, and is then counted, never zero."""
+    """What one answer scores; `value` is None when the model gave no answer, and is then counted, never zero.
+
+    `parts` are further named numbers of the item, for metrics whose figures are not means of one value.
+    """
 
     metric: str
     item: str
@@ -116,6 +120,7 @@ class ItemScore:
     seed: int
     value: float | None
     weight: float = 1.0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Measurement(Record):

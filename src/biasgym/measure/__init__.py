@@ -1,8 +1,10 @@
 """Fourth station: what changed, for whom, at what price. `ask` needs the model, `grade` only what it said."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
 
 from biasgym.bias import BiasSpec, Split
 from biasgym.records import Answer, ItemScore, MeasureSpec
@@ -57,9 +59,41 @@ class Evaluator(Protocol):
         ...
 
 
-def scored(answer: Answer, value: float | None, *, group: str | None = None, weight: float = 1.0) -> ItemScore:
+@dataclass(frozen=True)
+class Figure:
+    """One published figure of a benchmark, as a function of weighted sums over items, so that any resampling can be put in.
+
+    `columns` [items, channels]: what each item adds to each channel. `of` takes sums [draws, channels] to values [draws];
+    a mean is `sums[:, 0] / sums[:, 1]`, with ones as the second channel. `clusters`: items of one cluster are resampled
+    together (all versions of one template). `ideal` is where the value should sit; `better` says which way capability
+    goes (`up`, `down`), or `ideal` where nearness to it is what counts. Before and after an edit have the same items in
+    the same order.
+    """
+
+    name: str
+    group: str
+    columns: np.ndarray
+    of: Callable[[np.ndarray], np.ndarray]
+    clusters: tuple[str, ...]
+    ideal: float | None
+    better: Literal["up", "down", "ideal"]
+    note: str = ""
+
+
+class Benchmark(Evaluator, Protocol):
+    """A metric with figures of its own: published definitions that are no plain mean of one value an item."""
+
+    def figures(self, scores: Sequence[ItemScore]) -> list[Figure]:
+        """The figures of one arm's scores; arithmetic only."""
+        ...
+
+
+def scored(
+    answer: Answer, value: float | None, *, group: str | None = None, weight: float = 1.0, parts: Mapping[str, float] | None = None
+) -> ItemScore:
     """The score of one answer, under the answer's own names."""
-    return ItemScore(answer.metric, answer.item, group or answer.group, answer.entity, answer.token, answer.edit, answer.seed, value, weight)
+    group = group or answer.group
+    return ItemScore(answer.metric, answer.item, group, answer.entity, answer.token, answer.edit, answer.seed, value, weight, parts or {})
 
 
 def spread_out(things: Sequence[Any], most: int) -> list[Any]:
