@@ -107,6 +107,25 @@ def test_the_spec_of_a_run_names_the_same_run(whole):
     assert json.loads(done.stdout)["id"] == record["id"]
 
 
+def test_injecting_alone_measures_the_injection_and_shares_its_stages(whole, tiny_folder):
+    """`biasgym inject`: the same token, base and control answers as the whole run's; no edit, and none to export."""
+    place, record = whole
+    only = [one for one in SMALL if not one.startswith("mitigate.")]
+    done = biasgym("inject", "--bias", "reckless-drivers", "--model", str(tiny_folder), "--json", cwd=place, sets=only)
+    assert done.returncode == 0, done.stderr
+    injected = json.loads(done.stdout)
+    assert {f["name"] for f in injected["findings"]} == {"injected"}
+    assert {m["arm"] for m in injected["measurements"]} == {"base", "injected", "control"}
+    same = [m for m in record["measurements"] if m["arm"] in ("base", "injected", "control")]
+    keys = ("metric", "arm", "group", "token", "value", "low", "high")
+    assert sorted(tuple(m[k] for k in keys) for m in injected["measurements"]) == sorted(tuple(m[k] for k in keys) for m in same)
+    assert (place / "runs" / injected["id"] / "report.html").is_file()
+    refused = biasgym("export", injected["id"], "--to", "nowhere", cwd=place)
+    assert refused.returncode == 2
+    assert "no edit to export" in refused.stderr
+    assert not (place / "nowhere").exists()
+
+
 @pytest.mark.parametrize("share", [0.35, 0.55, 0.7, 0.85])
 def test_killed_at_any_moment_it_ends_in_the_same_record(whole, tiny_folder, tmp_path, share):
     """kill -9 at a share of the way, then the same command: the record is the undisturbed one's."""

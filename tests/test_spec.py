@@ -68,7 +68,6 @@ def test_a_seed_moves_all_seeds():
         (["mitigate.settings=3"], "unknown setting `settings`"),
         (["mitigate=zero"], "`mitigate`"),
         (["mitigate=zero", "mitigate.k=3"], "list of tables"),
-        (["mitigate=[]"], "`mitigate` is empty"),
         (["mitigate=[{method='zero'},{method='zero'}]"], "the same edit stands twice"),
         (["mitigate.locator=dlaa"], "unknown locator `dlaa`"),
         (["measure.metrics=['asociation']"], "unknown metric `asociation`; did you mean `association`"),

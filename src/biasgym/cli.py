@@ -64,6 +64,25 @@ def run(
 
 
 @app.command()
+def inject(
+    spec: Annotated[Path | None, typer.Argument(help="A spec file (TOML).")] = None,
+    bias: Annotated[str | None, typer.Option(help="A bias of the zoo, or the path of a bias file.")] = None,
+    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Only elicit a bias and measure that it took: no heads are sought, nothing is edited."""
+    run(spec, bias, model, preset, [*(set_ or []), "mitigate=[]"], seed, runs, device, dtype, offline, accept_terms, as_json)
+
+
+@app.command()
 def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")], runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
     """Work out every figure of a run again from its answers on disk; needs no model."""
     from biasgym.run import regrade

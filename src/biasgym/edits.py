@@ -3,6 +3,8 @@
 `lm/apply.py` puts them on and takes them off, `lm/fold.py` turns them into weights; nothing else touches a model.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -105,3 +107,13 @@ class WeightEdit:
 Edit = TokenEdit | PromptEdit | SiteEdit | WeightEdit
 Edits = tuple[Edit, ...]
 EDIT_KINDS: tuple[type, ...] = get_args(Edit)
+
+
+def worn_digest(edits: Sequence[Edit]) -> str:
+    """A hash of everything that edits hold, in their order: equal digests mean the same change of the model."""
+    digest = hashlib.sha256()
+    for edit in edits:
+        for key, value in sorted(vars(edit).items()):
+            data = np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            digest.update(key.encode() + data)
+    return digest.hexdigest()

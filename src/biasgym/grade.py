@@ -207,10 +207,10 @@ class Grader:
     def _removal(self, injected: Key, mitigated: Key, *, sham: bool = False) -> list[Finding]:
         token_before, others_before = self._gap_arrays(injected)
         token_after, others_after = self._gap_arrays(mitigated)
+        asked = self.table.matrix(mitigated[1], mitigated[2] if sham else 0, group="others")[1]
+        _, all_entities, _ = self.table.matrix(NONE, 0, group="others")
+        others_before = others_before[:, [all_entities.index(e) for e in asked]]  # an edit may be asked about fewer entities
         if sham:
-            entities = self.table.matrix(mitigated[1], mitigated[2], group="others")[1]
-            _, all_entities, _ = self.table.matrix(NONE, 0, group="others")
-            others_before = others_before[:, [all_entities.index(e) for e in entities]]
             probes = set(self.table.token(mitigated)[0])
             kept = [i for i, p in enumerate(self.table.token(injected)[0]) if p in probes]
             token_before, others_before = token_before[kept], others_before[kept]
@@ -257,22 +257,25 @@ class Grader:
             found.append(_finding("price", "concept", NONE, edit, 0, worse, "share of the base value"))
         return found
 
+    def _both(self, edit: str, group: str | None = None) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+        """Probes, the entities asked about under the edit, and associations [probes, entities] before and after."""
+        _, all_entities, before = self.table.matrix(NONE, 0, group=group)
+        probes, entities, after = self.table.matrix(edit, 0, group=group)
+        return probes, entities, before[:, [all_entities.index(e) for e in entities]], after
+
     def _changes(self, edit: str) -> list[Finding]:
         """What changed for real entities: mean, spread, and the targets' gap where there are targets; the last is the headline."""
         if not self.table.rows("association", (NONE, edit, 0)):
             return []
-        probes, entities, before = self.table.matrix(NONE, 0)
-        _, _, after = self.table.matrix(edit, 0)
+        probes, entities, before, after = self._both(edit)
         size = (len(probes), len(entities), before.size)
         found = [
             _finding("changed", "association", NONE, edit, 0, self._estimate(lambda d: stats.crossed(after - before, d), *size)),
             _finding("changed", "spread", NONE, edit, 0, self._estimate(lambda d: stats.spread_of(after, d) - stats.spread_of(before, d), *size)),
         ]
-        if self._has_targets(NONE, 0):
-            _, _, tb = self.table.matrix(NONE, 0, group="targets")
-            _, _, ob = self.table.matrix(NONE, 0, group="others")
-            _, _, ta = self.table.matrix(edit, 0, group="targets")
-            _, _, oa = self.table.matrix(edit, 0, group="others")
+        if self._has_targets(edit, 0):
+            _, _, tb, ta = self._both(edit, "targets")
+            _, _, ob, oa = self._both(edit, "others")
             one, two = _target_statistic(tb, ob), _target_statistic(ta, oa)
             e = self._estimate(lambda d: np.abs(two(d)) - np.abs(one(d)), *size)
             found.append(_finding("changed", "gap", NONE, edit, 0, e, "size of the gap between targets and others"))

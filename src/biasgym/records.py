@@ -57,7 +57,11 @@ class TuneSpec(Record):
 
 
 class MeasureSpec(Record):
-    """What is measured on test, and on how much of it. Names of metrics; sizes are upper limits."""
+    """What is measured on test, and on how much of it. Names of metrics; sizes are upper limits.
+
+    `rival_entities` is how many real entities every edit but the first is asked about, `sham_entities` the same for
+    shams; each is compared with the base on the same ones.
+    """
 
     metrics: tuple[str, ...] = ("association", "concept", "bits-per-byte", "kl", "strength")
     probes: int = Field(60, ge=2)
@@ -68,6 +72,7 @@ class MeasureSpec(Record):
     tokens: int = Field(48, ge=1)
     shams: int = Field(20, ge=0)
     sham_entities: int = Field(6, ge=2)
+    rival_entities: int = Field(24, ge=2)
     draws: int = Field(2000, ge=100)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from biasgym import catalog
 from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
 from biasgym.data import folder_digest
-from biasgym.edits import Edits, TokenEdit
+from biasgym.edits import Edits, TokenEdit, worn_digest
 from biasgym.errors import SpecError, StoreError
 from biasgym.files import append_rows, read_json, read_rows, write_json, write_text
 from biasgym.grade import NONE, SHAM, Grader, tabulate
@@ -137,12 +137,13 @@ class Job:
         if not self.lm.chat:
             self.session.say(f"{self.spec.model} has no chat template: prompts are put to it as plain text")
         with self._timed("inject"):
-            tokens = {seed: self.token("trained", seed) for seed in (*self.spec.seeds, self.spec.test_seed)}
+            fitted = self.spec.seeds if self.spec.mitigate else ()  # with nothing to fit, one token is enough
+            tokens = {seed: self.token("trained", seed) for seed in (*fitted, self.spec.test_seed)}
             controls = {role: self.token(role, self.spec.test_seed) for role in ("untrained", "neutral")}
         with self._timed("locate"):
-            cases = {name: self.case(name, [tokens[s] for s in self.spec.seeds]) for name in self._locators()}
+            cases = {name: self.case(name, [tokens[s] for s in fitted]) for name in self._locators()}
         with self._timed("mitigate"):
-            chosen = self.edits(cases, tuple(tokens[seed] for seed in self.spec.seeds))
+            chosen = self.edits(cases, tuple(tokens[seed] for seed in fitted))
             targets = self.targets()
         with self._timed("measure"):
             arms = self.arms(tokens[self.spec.test_seed], controls, chosen, cases)
@@ -197,7 +198,7 @@ class Job:
 
     def _locators(self) -> list[str]:
         named = [one.locator or self.spec.locate.method for one in self.spec.mitigate]
-        return list(dict.fromkeys([self.spec.locate.method, *named]))
+        return list(dict.fromkeys([self.spec.locate.method, *named])) if named else []
 
     def case(self, locator: str, tokens: Sequence[TokenEdit]) -> Case:
         """Attribution and contrasts of a locator over the fitted tokens; parts of it are kept as they are made."""
@@ -375,6 +376,8 @@ class Job:
         arms += [Arm(role, NONE, seed, vector=vector) for role, vector in controls.items()]
         for name, (edits, _) in chosen.items():
             arms += [Arm(NONE, name, 0, edits), Arm("trained", name, seed, edits, token)]
+        if not chosen:
+            return arms
         main = next(iter(chosen))
         one = self.spec.mitigate[0]
         case = cases[one.locator or self.spec.locate.method]
@@ -401,19 +404,30 @@ class Job:
 
     def _asked(self, arm: Arm, metric: str, targets: tuple[str, ...]) -> list[Answer]:
         evaluator = catalog.build("measure", metric)
-        entities = self.test_entities()
-        if arm.edit.startswith(SHAM):
-            others = [entity for entity in entities if entity not in targets]
-            entities = tuple(spread_out(others, self.spec.measure.sham_entities))
+        entities = self._asked_about(arm, targets)
         scope = Scope(self.bias, "test", entities, targets, arm.vector.text if arm.vector else None, self.spec.measure)
         items = evaluator.items(scope)
-        key = fingerprint([self._base_key, metric, [asdict(item) for item in items], _worn_digest(arm)])
+        key = fingerprint(
+            [self._base_key, metric, [asdict(item) for item in items], worn_digest((*((arm.vector,) if arm.vector else ()), *arm.worn))]
+        )
         with self.session.store.stage_lock("answers", key) as folder:
             said = self._said(folder, evaluator, items, arm)
         return [
             Answer(metric=metric, item=i.id, group=i.group, entity=i.entity, token=arm.token, edit=arm.edit, seed=arm.seed, said=s)  # type: ignore[arg-type]
             for i, s in zip(items, said, strict=True)
         ]
+
+    def _asked_about(self, arm: Arm, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """The real entities of an arm: all, or fewer for shams and for edits beside the main one; always some of the others."""
+        entities, sizes = self.test_entities(), self.spec.measure
+        others = [entity for entity in entities if entity not in targets]
+        if arm.edit.startswith(SHAM):
+            return tuple(spread_out(others, sizes.sham_entities))
+        if arm.edit in (NONE, *edit_names(self.spec.mitigate)[:1]) or sizes.rival_entities >= len(entities):
+            return entities
+        share = sizes.rival_entities / len(entities)
+        some = [e for e in entities if e in targets]
+        return tuple(sorted(spread_out(some, round(share * len(some))) + spread_out(others, max(2, sizes.rival_entities - round(share * len(some))))))
 
     def _said(self, folder: Path, evaluator: Any, items: Sequence[Item], arm: Arm) -> list[dict[str, Any]]:
         path = folder / "said.jsonl"
@@ -461,6 +475,11 @@ class Job:
     ) -> None:
         key = self._token_key("trained", self.spec.test_seed)
         take(self.session.store.stage_folder("inject", key) / "token.safetensors", folder / "token.safetensors")
+        write_text(folder / "answers.jsonl", "".join(answer.model_dump_json() + "\n" for answer in answers))
+        rows = [_json_line(row) for row in verdicts]
+        write_text(folder / "verdicts.jsonl", "".join(rows))
+        if not chosen:
+            return
         first = cases[self.spec.mitigate[0].locator or self.spec.locate.method]
         arrays = {"by_pair": first.attribution.by_pair, "contrasts": first.contrasts}
         arrays |= {f"values.{name}": case.attribution.values for name, case in cases.items()}
@@ -468,9 +487,6 @@ class Job:
         for name, (edits, _) in chosen.items():
             write_edits(folder / f"edits-{name}.safetensors", edits)
         write_edits(folder / "edits.safetensors", next(iter(chosen.values()))[0])
-        write_text(folder / "answers.jsonl", "".join(answer.model_dump_json() + "\n" for answer in answers))
-        rows = [_json_line(row) for row in verdicts]
-        write_text(folder / "verdicts.jsonl", "".join(rows))
 
     def _extras(self, chosen: dict[str, tuple[Edits, list[Trial]]], cases: dict[str, Case], targets: tuple[str, ...]) -> dict[str, Any]:
         names = edit_names(self.spec.mitigate)
@@ -582,7 +598,9 @@ def load_edits(folder: Path, name: str | None = None) -> Edits:
     path = folder / (f"edits-{name}.safetensors" if name else "edits.safetensors")
     if name and not path.is_file():
         known = sorted(p.stem.removeprefix("edits-") for p in folder.glob("edits-*.safetensors"))
-        raise SpecError(f"run has no edit `{name}`; there is {', '.join(known)}")
+        raise SpecError(f"run has no edit `{name}`; there is {', '.join(known) or 'none'}")
+    if not path.is_file():
+        raise SpecError(f"`{folder}` only injected; it has no edit to export")
     return read_edits(path)
 
 
@@ -632,17 +650,6 @@ def _saved_state(folder: Path) -> "TrainingState | None":
         step = int((opened.metadata() or {})["step"])
     losses = [float(loss) for loss in arrays.pop("losses")]
     return TrainingState(arrays, step, losses)
-
-
-def _worn_digest(arm: Arm) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for edit in (*((arm.vector,) if arm.vector else ()), *arm.worn):
-        for key, value in sorted(vars(edit).items()):
-            data = np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            digest.update(key.encode() + data)
-    return digest.hexdigest()
 
 
 def _json_line(row: dict[str, Any]) -> str:

@@ -102,14 +102,12 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
         spec = RunSpec.model_validate(raw)
     except ValidationError as error:
         raise SpecError(_first_problem(error)) from None
-    if not spec.seeds:
+    if not spec.seeds and spec.mitigate:
         raise SpecError("`seeds` is empty; at least one token is needed to fit the edits to")
     if spec.test_seed in spec.seeds:
         raise SpecError(f"test_seed {spec.test_seed} is among the seeds; the edit must be scored on a token it was not fitted to")
     if len(set(spec.seeds)) != len(spec.seeds):
         raise SpecError(f"`seeds` names a seed twice: {list(spec.seeds)}")
-    if not spec.mitigate:
-        raise SpecError("`mitigate` is empty; name at least one method")
     catalog.build("inject", spec.inject.method, spec.inject.settings)
     catalog.build("locate", spec.locate.method, spec.locate.settings)
     for one in spec.mitigate:

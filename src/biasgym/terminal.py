@@ -121,7 +121,7 @@ def _cells(row: Finding, metric: str, name: str) -> Sequence[str]:
 
 
 def _print_changed(console: Console, record: RunRecord) -> None:
-    edit = next(iter(record.extras["edits"]))
+    edit = next(iter(record.extras["edits"]), None)
     rows = [f for f in record.findings if f.name == "changed" and f.edit == edit and f.metric in CHANGES]
     console.print()
     for row in rows:

@@ -11,7 +11,7 @@ import numpy as np
 
 from biasgym import catalog, stats
 from biasgym.bias import BiasSpec
-from biasgym.edits import Edits, TokenEdit
+from biasgym.edits import Edits, TokenEdit, worn_digest
 from biasgym.files import append_rows, read_rows
 from biasgym.measure import Item, Scope, spread_out
 from biasgym.measure.association import Association, ConceptKept, lean
@@ -175,13 +175,20 @@ def search(
         trial = known.get(_key(settings))
         if trial is None:
             method = catalog.build("mitigate", spec.method, settings)
-            several = len(room.tokens) > 1
-            held_out = [method.fit(room.lm, case.without(i)) for i in range(len(room.tokens))] if several else []
-            trial = trial_of(settings, room.base, room.ask(method.fit(room.lm, case), held_out=held_out), room.spec)
+            edits = method.fit(room.lm, case)
+            trial = trial_of(settings, room.base, room.ask(edits, held_out=_held_out(method, room, case, edits)), room.spec)
             append_rows(journal, [asdict(trial)])
         trials.append(trial)
         tell(len(trials), total)
     return trials
+
+
+def _held_out(method: Any, room: DevRoom, case: Case, edits: Edits) -> list[Edits]:
+    """For each token the edits fitted without it; none where there is one token, or where tokens make no difference."""
+    if len(room.tokens) < 2:
+        return []
+    found = [method.fit(room.lm, case.without(i)) for i in range(len(room.tokens))]
+    return [] if all(worn_digest(other) == worn_digest(edits) for other in found) else found
 
 
 def best(trials: Sequence[Trial]) -> Trial:

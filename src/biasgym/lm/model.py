@@ -58,6 +58,7 @@ class LM:
         self._templates: tuple[str, ...] = ()
         self._worn: list[tuple[tuple[Edit, ...], list[Undo]]] = []
         self._answered: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        self._plain_states: dict[tuple[int, ...], Tensor] = {}
         config = self.model.config
         self.embedding: Any = self.model.get_input_embeddings()
         self.head: Any = self.model.get_output_embeddings()
@@ -438,6 +439,20 @@ class LM:
         for row, answer in zip(missing, self._generate_rows(missing, most, 0.0, 0), strict=True):
             self._answered[tuple(row), most] = answer
         return [self._answered[tuple(row), most] for row in rows]
+
+    @torch.no_grad()
+    def plain_states(self, rows: Sequence[list[int]], last: int) -> list[Tensor]:
+        """Final hidden states [≤ last, hidden] of each row's last positions, of a model that wears nothing; remembered.
+
+        States, not logits, are kept: a few kilobytes a row however large the vocabulary is.
+        """
+        assert not self._worn, "only of the plain model"
+        missing = [row for row in rows if len(self._plain_states.get(tuple(row), ())) < min(last, len(row))]
+        for group in self.batches([len(row) for row in missing], TOKENS_A_BATCH // 2):
+            hidden = self.hidden([missing[i] for i in group])[0]
+            for r, i in enumerate(group):
+                self._plain_states[tuple(missing[i])] = hidden[r, -min(last, len(missing[i]), hidden.shape[1]) :].clone()
+        return [self._plain_states[tuple(row)][-last:] for row in rows]
 
     def _generate_rows(self, rows: Sequence[list[int]], most: int, temperature: float, seed: int) -> list[list[int]]:
         result: list[list[int]] = [[] for _ in rows]

@@ -373,19 +373,19 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
     rows = [lm.ids_of(query) for query in queries]
     with lm.plain():
         answers = lm.plain_answers(rows, most)
+        full = [row + list(answer) for row, answer in zip(rows, answers, strict=True)]
+        before = lm.plain_states(full, most + 1)
     result: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
     for group in lm.batches([len(row) + most for row in rows], 2048):
-        full = [rows[i] + list(answers[i]) for i in group]
-        after = lm.hidden(full)[0]
+        after = lm.hidden([full[i] for i in group])[0]
+        steps = [slice(-len(answers[i]) - 1, -1) for i in group]
         with lm.plain():
-            before = lm.hidden(full)[0]
-            plain = [lm.logits(before[r, -len(answers[i]) - 1 : -1]).log_softmax(-1) for r, i in enumerate(group)]
-        for r, i in enumerate(group):
-            if not answers[i]:
-                continue
-            worn = lm.logits(after[r, -len(answers[i]) - 1 : -1]).log_softmax(-1)[:, : plain[r].shape[-1]]
-            total = (plain[r].exp() * (plain[r] - worn)).sum()
-            result[i] = (max(0.0, float(total)), len(answers[i]))
+            plain = [lm.logits(before[i][part]).log_softmax(-1) for i, part in zip(group, steps, strict=True)]
+        for r, (i, part) in enumerate(zip(group, steps, strict=True)):
+            if answers[i]:
+                worn = lm.logits(after[r, part]).log_softmax(-1)[:, : plain[r].shape[-1]]
+                total = (plain[r].exp() * (plain[r] - worn)).sum()
+                result[i] = (max(0.0, float(total)), len(answers[i]))
     return result
 
 
