@@ -124,6 +124,12 @@ class BiasSpec:
             return [row["text"] for row in made if row["implicitness"] <= 3]
         return [grammar.fill_word(mould.text, word) for word in self.stereotype for mould in self.moulds]
 
+    def general_probes(self) -> list[Probe]:
+        """The general grammar's probes about this subject, without those whose frame this bias has itself, in any split."""
+        made = grammar.texts(subject=self.subject, stereotype=self.stereotype, foil=self.foil).probes
+        frames = {probe.frame for probe in self.probes}
+        return [Probe(**row) for row in made if row["frame"] not in frames]
+
     @property
     def digest(self) -> str:
         """A hash of everything that is said in it."""

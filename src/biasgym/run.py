@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from biasgym.lm.model import LM, Query
     from biasgym.lm.train import TrainingState
 
-VERSION = 4  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
+VERSION = 5  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
 CHUNK = 96  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 CONCEPT_FLOOR = 1.0
-REAL_WEIGHT = 4.0  # how much an edit should leave real entities alone, beside neutral text (decisions/004)
+REAL_WEIGHT = 8.0  # how much an edit should leave real entities alone, beside neutral text (decisions/004)
 TARGET_PROBES = 16  # train probes on which the model's own targets are found
 
 
@@ -309,11 +309,14 @@ class Job:
         return outputs[right].mean(0) - outputs[~right].mean(0), moments.astype(np.float32)
 
     def _real_queries(self) -> "list[Query]":
-        """Train probes about train entities, some of each."""
+        """Train probes, and general ones of frames that the bias does not use, about train entities.
+
+        With its own frames alone an edit that kept dev still moved real entities on test (decisions/004).
+        """
         from biasgym.lm.model import Query
 
-        probes = spread_out(self.bias.probes_of("train"), 24)
-        entities = spread_out(self.bias.entities_of("train"), 6)
+        probes = spread_out(self.bias.probes_of("train"), 20) + spread_out(self.bias.general_probes(), 20)
+        entities = spread_out(self.bias.entities_of("train"), 5)
         return [Query(p.prompt.replace("{entity}", e), p.prefix.replace("{entity}", e)) for p in probes for e in entities]
 
     # ------------------------------------------------------------ mitigate

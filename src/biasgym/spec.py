@@ -23,12 +23,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_seed": 2,
         "inject": {
             "method": "token",
-            "settings": {"steps": 14, "batch": 12, "learning_rate": 0.02, "implicitness": 2, "grammar": 0.8, "held_out": 8},
+            "settings": {"steps": 26, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9, "held_out": 8},
         },
         "locate": {"method": "attribution-patching", "pairs": 24},
         "mitigate": [_OURS, _PAPER],
         "tune": {"trials": 5, "probes": 16, "entities": 4, "texts": 16, "chats": 20},
-        "measure": {"probes": 40, "entities": 20, "texts": 24, "chats": 24, "generations": 8, "tokens": 32, "shams": 5, "sham_entities": 2},
+        "measure": {"probes": 40, "entities": 20, "texts": 24, "chats": 24, "generations": 8, "tokens": 32, "shams": 5, "sham_entities": 2, "rival_entities": 8},
     },
     "paper": {
         "seeds": [0, 1, 2, 3, 4],

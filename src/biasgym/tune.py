@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class Trial:
     """One setting on dev: the mean gap of the fitted tokens (nats) and its price, with the upper ends of paired intervals.
 
+    `others` is how far the mean of real entities moved (nats): a gap that closes because they moved is not closed.
     `bits_per_byte` is a rise in percent, `kl` nats a token, `concept` the change as a share of the base value;
     `inside` says whether the interval of each is within the budget.
     """
@@ -34,6 +35,7 @@ class Trial:
     settings: dict[str, Any]
     gap: float
     gap_before: float
+    others: float
     bits_per_byte: float
     bits_per_byte_high: float
     kl: float
@@ -131,6 +133,7 @@ def trial_of(settings: dict[str, Any], base: _Asked, asked: _Asked, spec: TuneSp
         settings=settings,
         gap=gap_of(asked),
         gap_before=gap_of(base),
+        others=float(asked.others.mean() - base.others.mean()),
         bits_per_byte=bits.value,
         bits_per_byte_high=bits.high,
         kl=kl.value,
@@ -192,10 +195,13 @@ def _held_out(method: Any, room: DevRoom, case: Case, edits: Edits) -> list[Edit
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The trial with the smallest gap, either side of zero, among those inside the budget; else the cheapest of all."""
+    """Among those inside the budget the trial that leaves least: of the gap, either side of zero, and of a shift of real entities.
+
+    The cheapest of all where none is inside.
+    """
     inside = [trial for trial in trials if trial.inside]
     if inside:
-        return min(inside, key=lambda trial: abs(trial.gap))
+        return min(inside, key=lambda trial: abs(trial.gap) + abs(trial.others))
     return min(trials, key=lambda trial: max(trial.bits_per_byte_high, trial.kl_high * 50))
 
 
