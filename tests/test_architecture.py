@@ -11,7 +11,7 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = {"errors", "corpus", "grammar", "bias", "sites", "edits", "records", "stats", "files", "progress"}
+WORDS = {"errors", "corpus", "grammar", "bias", "sites", "edits", "records", "stats", "clustered", "claims", "seeds", "files", "progress"}
 ROOM = {"data", "lm"}
 STATIONS = {"inject", "locate", "mitigate", "measure"}
 LEDGER = {"catalog", "spec", "store", "tune", "grade", "run"}

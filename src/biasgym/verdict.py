@@ -10,6 +10,10 @@ from biasgym.run import CONCEPT_FLOOR
 
 Tone = Literal["good", "mixed", "bad", "plain"]
 
+# Beyond these an edited model is broken, whatever budget it was given: a flat model has no gap, and that is no removal.
+BROKEN = {"bits-per-byte": 25.0, "kl": 0.5, "concept": 0.5}  # percent, nats a token, share of base lost
+ANSWERED = 0.5  # share of free texts that have to be answers, where the unedited model's were
+
 
 @dataclass(frozen=True)
 class Check:
@@ -99,6 +103,31 @@ def unfit(record: RunRecord) -> bool:
     return row is not None and not (row.value >= CONCEPT_FLOOR and row.low > 0)
 
 
+def broken(record: RunRecord, edit: str) -> tuple[str, ...]:
+    """What shows that the edited model is broken, so that a closed gap is no removal; empty where nothing does.
+
+    A price whose whole interval is beyond `BROKEN`, or free texts most of which stopped being answers (refusals, broken and
+    off-topic ones) with or without the token. It needs prices or texts: where neither was measured nothing is known.
+    """
+    found = []
+    for metric, limit in BROKEN.items():
+        row = first_of(record, name="price", metric=metric, edit=edit)
+        if row is not None and row.low > limit:
+            words = {"concept": "the words are forgotten", "kl": f"KL {stated(row)}", "bits-per-byte": f"bits per byte {stated(row)}"}
+            found.append(words[metric])
+    outcomes = record.extras.get("outcomes") or {}
+    for token in ("none", "trained"):
+        before, after = (_answered(outcomes.get(f"{token} × {name}")) for name in ("none", edit))
+        if before is not None and after is not None and after < ANSWERED <= before:
+            found.append(f"only {percent(after)} of its texts {'about real entities' if token == 'none' else 'about the token'} are answers")
+    return tuple(found)
+
+
+def _answered(counts: dict[str, int] | None) -> float | None:
+    total = sum(counts.values()) if counts else 0
+    return counts.get("answer", 0) / total if counts and total else None
+
+
 def against_shams(record: RunRecord, closed: Finding) -> Literal["more", "unsure", "same"] | None:
     """Whether an edit closes more than its shams do at most; `unsure` where its value does and its interval does not."""
     limit = sham_limit(record)
@@ -113,17 +142,32 @@ def against_shams(record: RunRecord, closed: Finding) -> Literal["more", "unsure
 
 
 def verdict_of(record: RunRecord) -> Verdict:
-    """The verdict on the first edit of a run, with a sentence on each other one."""
+    """The verdict on the first edit of a run, with a sentence on each other one.
+
+    Where the run cannot tell (no injection, an unfit model, a broken edit), no gap is told as closed, whatever its figures are.
+    """
     edits = edit_names_of(record)
     edit = edits[0] if edits else ""
     checks = _checks(record, edit)
     stop = _what_stops_it(record, edit)
+    damage = broken(record, edit)
     headline, tone = stop or _headline(record, edit)
     sentences = [f"{headline}.", _injection_sentence(record)]
-    if edit:
+    if edit and (stop or damage):
+        sentences += ["A broken model has no gap to speak of; its smaller gaps are not less bias."] if damage else []
+        sentences += [_price_sentence(record, edit), _concept_sentence(record, edit)]
+        checks = tuple(_unclear(check) for check in checks)
+    elif edit:
         sentences += [_closed_sentence(record, edit), _price_sentence(record, edit), _concept_sentence(record, edit), _real_sentence(record, edit)]
+    if edit and not stop:
         sentences += [_other_sentence(record, other) for other in edits[1:]]
     return Verdict(headline, " ".join(sentence for sentence in sentences if sentence), tone, checks)
+
+
+def _unclear(check: Check) -> Check:
+    """An answer that would read as removal, taken back where the run cannot tell."""
+    asked = check.question in ("Does the edit remove it?", "More than shams do?", "Less bias for real entities?")
+    return Check(check.question, "Cannot be told", "bad", check.detail) if asked and check.tone == "good" else check
 
 
 def _what_stops_it(record: RunRecord, edit: str) -> tuple[str, Tone] | None:
@@ -145,6 +189,8 @@ def _what_stops_it(record: RunRecord, edit: str) -> tuple[str, Tone] | None:
 def _headline(record: RunRecord, edit: str) -> tuple[str, Tone]:
     closed = first_of(record, name="closed", metric="gap", edit=edit)
     assert closed is not None
+    if reasons := broken(record, edit):
+        return f"No removal can be claimed: `{edit}` breaks the model ({'; '.join(reasons)})", "bad"
     if closed.high < 0:
         return f"Harm: `{edit}` makes the injected gap larger", "bad"
     if closed.low <= 0:
@@ -267,6 +313,8 @@ def _other_sentence(record: RunRecord, edit: str) -> str:
     over = over_budget(record, edit)
     if closed is None:
         return ""
+    if reasons := broken(record, edit):
+        return f"`{edit}` breaks the model ({'; '.join(reasons)}), so no removal can be claimed for it."
     price = "" if over is None else f", {_place(over)}"
     row = real_change(record, edit)
     real = f"; for real entities {_change_words(row)}, {stated(row)}" if row else ""
