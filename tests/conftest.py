@@ -141,3 +141,16 @@ def case_for(lm, seed=0):
         real=generator.normal(size=(*shape, size)).astype(np.float32),
         moments=np.einsum("lhnd,lhne->lhde", outputs, outputs).astype(np.float32) / (3 * size),
     )
+
+
+@pytest.fixture
+def made_up_sets(tmp_path, monkeypatch):
+    """A folder of made-up evaluation sets that BIASGYM_DATA names and whose hashes the reader expects."""
+    import biasgym.datasets
+    from made_up import write_sets
+
+    folder = tmp_path / "sets"
+    table = write_sets(folder)
+    monkeypatch.setenv("BIASGYM_DATA", str(folder))
+    monkeypatch.setattr(biasgym.datasets, "sources", lambda: table)
+    return folder

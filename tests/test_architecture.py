@@ -12,9 +12,9 @@ import biasgym
 
 ROOT = Path(biasgym.__file__).parent
 WORDS = {"errors", "corpus", "grammar", "bias", "sites", "edits", "records", "stats", "clustered", "claims", "seeds", "files", "progress"}
-ROOM = {"data", "lm"}
+ROOM = {"data", "lm", "datasets"}
 STATIONS = {"inject", "locate", "mitigate", "measure"}
-LEDGER = {"catalog", "spec", "store", "tune", "grade", "run"}
+LEDGER = {"catalog", "spec", "store", "suites", "tune", "grade", "run"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -348,6 +348,7 @@ def asked(lm, bias, name, *, token=None):
     ]
 
 
+@pytest.mark.usefixtures("made_up_sets")
 @pytest.mark.parametrize("name", named("measure"))
 @pytest.mark.parametrize("worn", [False, True], ids=["token off", "token on"])
 def test_a_metric_grades_from_answers_alone(llama, bias, token_for, name, worn):
@@ -380,6 +381,7 @@ def test_a_metric_says_where_it_should_sit(name):
     assert isinstance(kind.needs_edit, bool)
 
 
+@pytest.mark.usefixtures("made_up_sets")
 @pytest.mark.parametrize("name", named("measure"))
 def test_dev_and_test_share_no_item(bias, name):
     """What tuning may see and what claims rest on are apart."""
@@ -394,6 +396,7 @@ def test_dev_and_test_share_no_item(bias, name):
     assert not ids("train") & ids("test")
 
 
+@pytest.mark.usefixtures("made_up_sets")
 def test_grading_needs_no_torch(llama, bias):
     """All metrics, graded from JSON in a process that has never seen a model."""
     answers = [a.model_dump(mode="json") for name in named("measure") for a in asked(llama, bias, name)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
 from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
 from biasgym.lm.arch import Family
+
+if TYPE_CHECKING:
+    from biasgym.lm.continuations import Continued
 
 TOKENS_A_BATCH = 4096
 
@@ -389,6 +392,15 @@ class LM:
                 total = logprobs.gather(1, targets[:, None]).double().sum()
                 result[i] = (float(total), length - 1)
         return result
+
+    def continuation_logprobs(self, pairs: Sequence[tuple[str, str]], *, chat: bool = False) -> "list[Continued]":
+        """For each (context, continuation) the continuation's log-probability (nats), its tokens, and whether it is greedy.
+
+        Plain text, cut into tokens as lm-eval does; an empty context scores a whole sentence. See `biasgym.lm.continuations`.
+        """
+        from biasgym.lm.continuations import continuation_logprobs
+
+        return continuation_logprobs(self, pairs, chat=chat)
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
