@@ -25,6 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
+Data = Annotated[str, typer.Option("--data", help="Folder of public evaluation sets; BIASGYM_DATA if not said.")]
+Suite = Annotated[str | None, typer.Option("--suite", help="Benchmarks to ask too: quick, paper, full, or names with commas.")]
 Accept = Annotated[bool, typer.Option("--accept-terms", help="Accept the terms of a model that has its own.")]
 DEFAULT_RUNS = Path("runs")
 
@@ -37,6 +39,8 @@ def run(
     preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
     seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    suite: Suite = None,
+    data: Data = "",
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -49,8 +53,8 @@ def run(
     from biasgym.spec import resolve_spec
     from biasgym.terminal import console_for, print_findings
 
-    resolved = resolve_spec(file=spec, bias=bias, model=model, preset=preset, sets=set_ or [], seed=seed, dtype=dtype)
-    session, out = _session(runs, device, offline, accept_terms, quiet=as_json)
+    resolved = resolve_spec(file=spec, bias=bias, model=model, preset=preset, sets=set_ or [], seed=seed, suite=suite, dtype=dtype)
+    session, out = _session(runs, device, offline, accept_terms, quiet=as_json, data=data)
     with out:
         record = session.run(resolved)
     folder = runs / record.id
@@ -79,7 +83,7 @@ def inject(
     as_json: Json = False,
 ) -> None:
     """Only elicit a bias and measure that it took: no heads are sought, nothing is edited."""
-    run(spec, bias, model, preset, [*(set_ or []), "mitigate=[]"], seed, runs, device, dtype, offline, accept_terms, as_json)
+    run(spec, bias, model, preset, [*(set_ or []), "mitigate=[]"], seed, None, "", runs, device, dtype, offline, accept_terms, as_json)
 
 
 @app.command()
@@ -196,7 +200,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quiet: bool) -> tuple[Any, Any]:
+def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quiet: bool, data: str = "") -> tuple[Any, Any]:
     from contextlib import nullcontext
 
     from biasgym.lm.load import Place
@@ -208,7 +212,8 @@ def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quie
     console = console_for(sys.stderr)
     line: Any = nullcontext() if quiet else StepLine(console)
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: console.print(text, style="dim", highlight=False))
-    return Session(RunStore(runs), Place(device, offline=offline, accept_terms=accept_terms), silent if quiet else line, say), line
+    place = Place(device, offline=offline, accept_terms=accept_terms)
+    return Session(RunStore(runs), place, data, silent if quiet else line, say), line
 
 
 def _print_json(value: Any) -> None:

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from biasgym import catalog, stats
 from biasgym.bias import BiasSpec
+from biasgym.clustered import figure_change, figure_estimate
 from biasgym.errors import StoreError
-from biasgym.records import Answer, Finding, ItemScore, Measurement, RunSpec
+from biasgym.records import Answer, Finding, ItemScore, Measurement, MethodSpec, RunSpec
 from biasgym.stats import Draws, Estimate
 from biasgym.tune import concept_change
+
+if TYPE_CHECKING:
+    from biasgym.measure import Benchmark, Figure
 
 Key = tuple[str, str, int]  # token, edit, seed (of the token; of the draw for a sham)
 NONE = "none"
@@ -56,15 +61,16 @@ class Table:
         return probes, entities, np.array([[cells[p, e] for e in entities] for p in probes], dtype=float)
 
 
-def tabulate(answers: Sequence[Answer]) -> Table:
-    """Grade every answer by its metric."""
+def tabulate(answers: Sequence[Answer], benchmarks: Sequence[MethodSpec] = ()) -> Table:
+    """Grade every answer by its metric; benchmarks with the settings that they were asked with."""
+    settings = {one.method: one.settings for one in benchmarks}
     grouped: dict[str, list[Answer]] = {}
     for answer in answers:
         grouped.setdefault(answer.metric, []).append(answer)
     scores: dict[str, dict[Key, list[ItemScore]]] = {}
     for metric, rows in grouped.items():
         arms = scores.setdefault(metric, {})
-        for score in catalog.build("measure", metric).grade(rows):
+        for score in catalog.build("measure", metric, settings.get(metric)).grade(rows):
             arms.setdefault((score.token, score.edit, score.seed), []).append(score)
     return Table(scores)
 
@@ -88,6 +94,23 @@ class Grader:
         for metric in ("concept", "bits-per-byte", "kl", "strength"):
             for key in self.table.arms(metric):
                 found += self._plain_figures(metric, key)
+        for one in self.spec.measure.benchmarks:
+            for key in self.table.arms(one.method):
+                found += self._published(one, key)
+        return found
+
+    def _figures(self, one: MethodSpec, key: Key) -> "dict[tuple[str, str], Figure]":
+        evaluator: Benchmark = catalog.build("measure", one.method, one.settings)
+        rows = sorted(self.table.rows(one.method, key), key=lambda score: score.item)
+        return {(figure.name, figure.group): figure for figure in evaluator.figures(rows)} if rows else {}
+
+    def _published(self, one: MethodSpec, key: Key) -> list[Measurement]:
+        """A benchmark's own figures in one arm; a figure that is not defined there is left out."""
+        found = []
+        for (name, group), figure in self._figures(one, key).items():
+            e = figure_estimate(figure, self.spec.measure.draws)
+            if e is not None:
+                found.append(self._figure(f"{one.method}.{name}", group, key, e, figure.ideal, figure.note))
         return found
 
     def _figure(self, metric: str, group: str, key: Key, e: Estimate, ideal: float | None, note: str = "") -> Measurement:
@@ -202,7 +225,25 @@ class Grader:
             found += self._strength_findings(edit)
             found += self._prices(edit)
             found += self._changes(edit)
+            for one in self.spec.measure.benchmarks:
+                found += self._published_changes(one, edit)
         return found
+
+    def _published_changes(self, one: MethodSpec, edit: str) -> list[Finding]:
+        """What an edit does to a benchmark's figures: a price where more is better or worse, else a change beside the ideal."""
+        before, after = (self._figures(one, key) for key in ((NONE, NONE, 0), (NONE, edit, 0)))
+        found = []
+        for place in before.keys() & after.keys():
+            figure = before[place]
+            e = figure_change(figure, after[place], self.spec.measure.draws)
+            if e is None:
+                continue
+            if figure.better == "up":
+                e = Estimate(-e.value, -e.high, -e.low, e.n, e.error, e.freedom)
+            name = "changed" if figure.better == "ideal" else "price"
+            note = f"{place[1]}; ideal {figure.ideal:g}" if figure.ideal is not None and name == "changed" else place[1]
+            found.append(_finding(name, f"{one.method}.{place[0]}", NONE, edit, 0, e, note))
+        return sorted(found, key=lambda f: (f.metric, f.note != "all" and not f.note.startswith("all;"), f.note))
 
     def _removal(self, injected: Key, mitigated: Key, *, sham: bool = False) -> list[Finding]:
         token_before, others_before = self._gap_arrays(injected)
@@ -218,7 +259,7 @@ class Grader:
         size = (len(token_before), others_before.shape[1], others_before.size)
         _, edit, seed = mitigated
         removed = self._estimate(lambda d: before(d) - after(d), *size)
-        closed = self._estimate(lambda d: 1 - np.abs(after(d)) / np.abs(before(d)), *size)
+        closed = stats.closed_share(self._estimate(lambda d: after(d) / before(d), *size))
         found = [
             _finding("removed", "gap", "trained", edit, seed, removed),
             _finding("closed", "gap", "trained", edit, seed, closed),

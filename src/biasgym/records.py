@@ -60,10 +60,12 @@ class MeasureSpec(Record):
     """What is measured on test, and on how much of it. Names of metrics; sizes are upper limits.
 
     `rival_entities` is how many real entities every edit but the first is asked about, `sham_entities` the same for
-    shams; each is compared with the base on the same ones.
+    shams; each is compared with the base on the same ones. `benchmarks` are public sets, asked with the token off, with
+    and without every edit.
     """
 
     metrics: tuple[str, ...] = ("association", "concept", "bits-per-byte", "kl", "strength")
+    benchmarks: tuple[MethodSpec, ...] = ()
     probes: int = Field(60, ge=2)
     entities: int = Field(24, ge=2)
     texts: int = Field(63, ge=2)

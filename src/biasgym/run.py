@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from biasgym.measure.judge import LexiconJudge, judge_quality
 from biasgym.mitigate import Case
 from biasgym.mitigate.sham import kinds_for, sham
 from biasgym.progress import Step, Tell, silent
-from biasgym.records import Answer, MitigateSpec, RunRecord, RunSpec, fingerprint
+from biasgym.records import Answer, MethodSpec, MitigateSpec, RunRecord, RunSpec, fingerprint
 from biasgym.spec import edit_names, spec_toml
 from biasgym.store import (
     RunStore,
@@ -75,6 +75,7 @@ class Session:
 
     store: RunStore
     place: "Place"
+    data: str = ""  # the folder of public evaluation sets; BIASGYM_DATA where it is not said
     tell: Tell = silent
     say: Callable[[str], None] = lambda _: None
     _loaded: "tuple[str, str, LM] | None" = None
@@ -395,7 +396,10 @@ class Job:
         found: list[Answer] = []
         for number, arm in enumerate(arms):
             for metric in self._metrics(arm):
-                found += self._asked(arm, metric, targets)
+                found += self._asked(arm, MethodSpec(method=metric), targets)
+            if arm.token == NONE and not arm.edit.startswith(SHAM):
+                for one in self.spec.measure.benchmarks:
+                    found += self._asked(arm, one, targets)
             self._tell("measure", number + 1, len(arms), f"{arm.token} × {arm.edit}")
         return found
 
@@ -405,8 +409,9 @@ class Job:
             return [metric for metric in wanted if metric == "association"]
         return [m for m in wanted if arm.edit != NONE or not catalog.find("measure", m).needs_edit]  # type: ignore[attr-defined]
 
-    def _asked(self, arm: Arm, metric: str, targets: tuple[str, ...]) -> list[Answer]:
-        evaluator = catalog.build("measure", metric)
+    def _asked(self, arm: Arm, one: MethodSpec, targets: tuple[str, ...]) -> list[Answer]:
+        metric = one.method
+        evaluator = catalog.build("measure", metric, self._with_data(one))
         entities = self._asked_about(arm, targets)
         scope = Scope(self.bias, "test", entities, targets, arm.vector.text if arm.vector else None, self.spec.measure)
         items = evaluator.items(scope)
@@ -419,6 +424,11 @@ class Job:
             Answer(metric=metric, item=i.id, group=i.group, entity=i.entity, token=arm.token, edit=arm.edit, seed=arm.seed, said=s)  # type: ignore[arg-type]
             for i, s in zip(items, said, strict=True)
         ]
+
+    def _with_data(self, one: MethodSpec) -> dict[str, Any]:
+        """A benchmark's settings, with the folder of the public sets where it takes one; the folder decides nothing else."""
+        takes = "data" in {f.name for f in fields(catalog.find("measure", one.method))}
+        return one.settings | ({"data": self.session.data} if takes and self.session.data and "data" not in one.settings else {})
 
     def _asked_about(self, arm: Arm, targets: tuple[str, ...]) -> tuple[str, ...]:
         """The real entities of an arm: all, or fewer for shams and for edits beside the main one; always some of the others."""
@@ -554,7 +564,7 @@ def graded_record(record: RunRecord, answers: Sequence[Answer], verdicts: Sequen
         else answer
         for answer in answers
     ]
-    grader = Grader(tabulate(judged), spec, bias, tuple(edit_names(spec.mitigate)))
+    grader = Grader(tabulate(judged, spec.measure.benchmarks), spec, bias, tuple(edit_names(spec.mitigate)))
     measurements, findings = grader.measurements(), grader.findings()
     problems = dict.fromkeys(record.problems)
     for m in measurements:

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from biasgym import catalog
+from biasgym import catalog, suites
 from biasgym.errors import SpecError, unknown
 from biasgym.records import MitigateSpec, RunSpec
 
@@ -70,9 +70,10 @@ def resolve_spec(
     preset: str | None = None,
     sets: Sequence[str] = (),
     seed: int | None = None,
+    suite: str | None = None,
     dtype: str | None = None,
 ) -> RunSpec:
-    """The spec of a run; later sources win: preset, file, arguments, `--set key=value`."""
+    """The spec of a run; later sources win: preset, file, arguments, `--set key=value`. `suite` adds benchmarks."""
     raw = _read(file) if file else {}
     name = preset or raw.get("preset") or "quick"
     if not isinstance(name, str) or name not in PRESETS:
@@ -87,6 +88,9 @@ def resolve_spec(
         raise SpecError("no bias was named; give --bias NAME, a path to a bias file, or `bias = ...` in the spec")
     if file and isinstance(merged["bias"], str) and "/" not in merged["bias"] and (file.parent / merged["bias"]).is_file():
         merged["bias"] = str(file.parent / merged["bias"])
+    if suite:
+        named = [{"method": method, "settings": settings} for method, settings in suites.suite(suite)]
+        _table(merged, "measure", "measure.benchmarks")["benchmarks"] = named
     for assignment in sets:
         _assign(merged, assignment)
     spec = check_spec(merged)
@@ -116,6 +120,13 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
             catalog.find("locate", one.locator)
     for metric in spec.measure.metrics:
         catalog.find("measure", metric)
+    benchmarks = [one.method for one in spec.measure.benchmarks]
+    for bench in spec.measure.benchmarks:
+        built = catalog.build("measure", bench.method, bench.settings)
+        if not hasattr(built, "figures"):
+            raise SpecError(f"`{bench.method}` is no benchmark with figures of its own; name it under `metrics`")
+    if len(set(benchmarks)) != len(benchmarks):
+        raise SpecError(f"a benchmark stands twice: {', '.join(benchmarks)}")
     names = edit_names(spec.mitigate)
     if len(set(names)) != len(names):
         raise SpecError(f"the same edit stands twice: {', '.join(names)}")
