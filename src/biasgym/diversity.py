@@ -1,12 +1,12 @@
 """How varied a corpus is, by three figures between 0 and 1: its words, what its sentences are about, how they are built.
 
 The formulae are those of the diversity scripts in BiasGym's repository (lexical, semantic, syntactic). Ours need no model:
-where the original embeds sentences with all-mpnet-base-v2 and parses them with Stanza, `diversity` counts content
-words and chains coarse word classes. Figures are comparable among our corpora, not with the original's: word counts put
-`semantic` just below ½ for any corpus that does not repeat itself, so small differences there are large. Means over pairs hardly see a few
-texts said many times over; the floors of `corpus` (moulds, openings, shared 6-grams) do. The formulae take any
-vectors and any labelled graphs, so either model can be put in. All pairs are counted exactly where the original samples and
-gives normal intervals; sentences are sampled (seed 42) only above its limits of 2,000 and 3,000.
+where the original embeds sentences with all-mpnet-base-v2 and parses them with Stanza, `diversity` counts content words and
+chains coarse word classes. So figures compare among our corpora, not with the original's: word counts put `semantic` just
+below ½ for any corpus that does not repeat itself, and means over pairs hardly see a few texts said many times over (the
+floors of `corpus` do). `semantic` and `syntactic` take any vectors and any labelled graphs, so either model can be put in.
+All pairs are counted exactly where the original samples and gives normal intervals; sentences are sampled (seed 42) only
+above its limits of 2,000 and 3,000.
 """
 
 import math

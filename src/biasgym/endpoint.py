@@ -215,6 +215,8 @@ def chat_address(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url.strip())
         _ = parts.port
+        if not all("!" <= sign <= "~" for sign in url.strip()):
+            raise ValueError("blanks and letters outside ASCII stand in no address")
     except ValueError:
         raise SpecError("the endpoint's address is malformed; give one such as http://localhost:8000/v1") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:

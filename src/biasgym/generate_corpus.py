@@ -167,8 +167,13 @@ def _row(slot: Slot, item: Row) -> Row:
     row = slot.fixed
     for name in (*FIELDS[slot.kind], *(("topic", "style", "medium", "implicitness") if slot.kind == "paragraphs" else ())):
         if name in item:
-            row[name] = SLOT.sub(ENTITY, item[name].strip()) if isinstance(item[name], str) else item[name]
+            row[name] = _tidy(item[name]) if isinstance(item[name], str) else item[name]
     return row
+
+
+def _tidy(text: str) -> str:
+    """Trimmed, the slot spelt as ours, and half a surrogate pair (which no file can hold) as a question mark."""
+    return SLOT.sub(ENTITY, text.strip()).encode("utf-8", errors="replace").decode()
 
 
 def _plain(record: Any) -> Row:

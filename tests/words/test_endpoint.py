@@ -267,7 +267,19 @@ def test_addresses(given, posted):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://h/v1", "", "https://me:secret-1@h/v1", "https://h/v1?key=secret-1", "ftp://x:secret-1@h", "http://[::1"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://h/v1",
+        "",
+        "https://me:secret-1@h/v1",
+        "https://h/v1?key=secret-1",
+        "ftp://x:secret-1@h",
+        "http://[::1",
+        "http://h/a b",
+        "http://hä/v1",
+        "http://h:x/v1",
+    ],
 )
 def test_bad_addresses_are_refused_without_repeating_a_secret(url):
     """An address would be stored, so it may carry none."""
