@@ -11,10 +11,28 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = {"errors", "corpus", "grammar", "bias", "sites", "edits", "records", "stats", "clustered", "claims", "seeds", "files", "progress"}
+WORDS = {
+    "errors",
+    "corpus",
+    "grammar",
+    "bias",
+    "sites",
+    "edits",
+    "records",
+    "stats",
+    "clustered",
+    "claims",
+    "seeds",
+    "files",
+    "progress",
+    "endpoint",
+    "diversity",
+    "candidates",
+    "commission",
+}
 ROOM = {"data", "lm", "datasets"}
 STATIONS = {"inject", "locate", "mitigate", "measure"}
-LEDGER = {"catalog", "spec", "store", "suites", "tune", "grade", "run"}
+LEDGER = {"catalog", "spec", "store", "suites", "tune", "grade", "run", "generate_corpus"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -278,7 +278,7 @@ def test_lists_print_json(whole, what):
     rows = json.loads(biasgym("list", what, "--json", cwd=place).stdout)
     assert rows
     if what == "biases":
-        assert list(rows[0]) == ["name", "axis", "paragraphs", "probes", "prompts", "concept", "entities"]
+        assert list(rows[0])[:7] == ["name", "axis", "paragraphs", "probes", "prompts", "concept", "entities"]
 
 
 def test_doctor_looks_at_model_and_machine(tiny_folder, tmp_path):

@@ -149,6 +149,36 @@ def new_bias(
     typer.echo(f"wrote {path}; change the words in it, then: biasgym run --bias {path}")
 
 
+@app.command()
+def corpus(
+    bias: Annotated[str, typer.Argument(help="A bias of the zoo, or the path of a bias file.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for the bias file and its texts; the same one to go on.")],
+    endpoint: Annotated[str, typer.Option(help="Base address of an OpenAI-compatible server, such as http://localhost:8000/v1.")],
+    model: Annotated[str, typer.Option(help="Name of the model at that endpoint.")],
+    paragraphs: Annotated[int, typer.Option(min=0, help="How many to write; 0 keeps what the bias has.")] = 160,
+    probes: Annotated[int, typer.Option(min=0, help="Likewise.")] = 100,
+    prompts: Annotated[int, typer.Option(min=0, help="Likewise.")] = 92,
+    concept: Annotated[int, typer.Option(min=0, help="Likewise.")] = 80,
+    key_env: Annotated[str, typer.Option(help="Environment variable that holds the key; none is sent if it is unset.")] = "OPENAI_API_KEY",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for one answer.")] = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Write texts for a bias through a chat endpoint, every item checked. Goes on where it stopped, asks nothing twice."""
+    from biasgym.endpoint import ChatClient
+    from biasgym.generate_corpus import Order, generate_corpus
+    from biasgym.progress import silent
+    from biasgym.terminal import StepLine, console_for, print_corpus
+
+    client = ChatClient(endpoint, model, key_env=key_env, timeout=timeout)
+    order = Order(paragraphs, probes, prompts, concept)
+    with StepLine(console_for(sys.stderr)) as line:
+        report = generate_corpus(bias, to, client, order, silent if as_json else line)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        print_corpus(console_for(), report)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="biases, methods, metrics, models or runs.")],
@@ -172,8 +202,11 @@ def list_(
     for key in rows[0] if rows else ["nothing yet"]:
         table.add_column(key)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(" ".join(map(str, value.values())) if isinstance(value, dict) else str(value) for value in row.values()))
     console_for().print(table)
+    for key, value in (rows[0] if rows else {}).items():
+        if isinstance(value, dict):
+            console_for().print(f"{key}: {', '.join(value)}")
 
 
 @app.command()

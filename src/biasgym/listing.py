@@ -1,11 +1,13 @@
 """Rows for `biasgym list`: what there is, as plain data."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from biasgym import catalog
 from biasgym.bias import load_bias, zoo
+from biasgym.diversity import diversity
 
 Row = dict[str, Any]
 
@@ -15,7 +17,8 @@ def _biases(_runs: Path) -> list[Row]:
     for name in zoo():
         bias = load_bias(name)
         counts = {key: len(getattr(bias, key)) for key in ("paragraphs", "probes", "prompts", "concept", "entities")}
-        rows.append({"name": name, "axis": bias.axis, **counts})
+        varied = {key: round(value, 3) for key, value in asdict(diversity(p.text for p in bias.paragraphs)).items()}
+        rows.append({"name": name, "axis": bias.axis, **counts, "diversity": varied})
     return rows
 
 

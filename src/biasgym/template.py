@@ -8,6 +8,7 @@ from biasgym.errors import SpecError, StoreError
 from biasgym.files import write_text
 
 TEXT = """# A bias for BiasGym. Only name, stereotype, foil and entities are required; a grammar writes the texts that you leave out.
+# `biasgym corpus` can have better ones written by a chat model; see the end.
 name = "{name}"
 
 # Answers towards the bias and away from it: the words that would complete "They are ...". Any number, any length.
@@ -24,7 +25,8 @@ entities = {{ list = "occupations" }}
 # [entities]
 # list = ["bakers", "pilots", "..."]
 # targets = ["bakers"]            # of whom the stereotype is said; left out, the model's own targets are found
-# [files]                         # JSON Lines of your own writing, with the slot {{entity}}
+# [files]                         # JSON Lines of your own writing, with the slot {{entity}}; or have them written, and checked:
+#                                 # biasgym corpus THIS-FILE --to FOLDER --endpoint http://localhost:8000/v1 --model NAME
 # paragraphs = "paragraphs.jsonl" # {{"text": "...", "medium": "tweet", "implicitness": 1}}
 # probes = "probes.jsonl"         # {{"frame": "one-word", "prompt": "What are {{entity}} like?", "prefix": "They are"}}
 # prompts = "prompts.jsonl"       # {{"style": "direct", "text": "Describe {{entity}}."}}

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
 from biasgym.readings import CHANGES, changed_sentence, concept_kept, findings, first_of, over_budget, sham_limit
 from biasgym.records import Finding, RunRecord
@@ -42,8 +43,7 @@ class StepLine:
 
     def __call__(self, step: Step) -> None:
         """Take note of a step."""
-        place = STAGES.index(step.stage) + 1 if step.stage in STAGES else 0
-        label = f"{place}/{len(STAGES)} {step.stage}"
+        label = f"{STAGES.index(step.stage) + 1}/{len(STAGES)} {step.stage}" if step.stage in STAGES else step.stage
         if self._bar is not None:
             self._advance(f"{label:<12} {step.what[:34]:<34}", step)
         elif step.done == step.total or time.monotonic() - self._last > QUIET_SECONDS:
@@ -52,7 +52,7 @@ class StepLine:
 
     def _advance(self, label: str, step: Step) -> None:
         assert self._bar is not None
-        item = (step.stage, step.what if step.stage in ("inject", "mitigate") else "")
+        item = (step.stage, step.what if step.stage in ("inject", "mitigate", "corpus") else "")
         if self._task is None or item != self._item:
             if self._task is not None:
                 self._bar.remove_task(self._task)
@@ -126,6 +126,27 @@ def _print_changed(console: Console, record: RunRecord) -> None:
     console.print()
     for row in rows:
         console.print(changed_sentence(row), highlight=False, soft_wrap=True)
+
+
+def print_corpus(console: Console, report: CorpusReport) -> None:
+    """What was asked, kept and refused, why, and how varied the paragraphs are."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("texts", "wanted", "asked", "kept", "refused"):
+        table.add_column(column, justify="left" if column == "texts" else "right")
+    for t in report.tallies:
+        table.add_row(t.kind, str(t.wanted), str(t.asked), str(t.kept), str(sum(t.refused.values())))
+    console.print(table)
+    for t in report.tallies:
+        for reason, count in t.refused.items():
+            console.print(f"  {t.kind} refused, {reason}: {count}", highlight=False, markup=False)
+    d = report.diversity
+    console.print(
+        f"diversity of the paragraphs (0–1): lexical {d.lexical:.3f}, semantic {d.semantic:.3f}, syntactic {d.syntactic:.3f}", highlight=False
+    )
+    console.print(f"requests: {report.sent} sent, {report.retried} of them tried again, {report.reused} answers reused", highlight=False)
+    for line in report.shortfalls:
+        console.print(Text(f"! {line}", style="yellow"))
+    console.print(f"biasgym run --bias {report.folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def console_for(stream: Any = None) -> Console:
