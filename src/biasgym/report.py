@@ -116,6 +116,7 @@ def run_view(folder: Path, key: str, most: int = MOST_PAIRS) -> dict[str, Any]:
         "verdict": verdict_of(record),
         "findings": finding_rows(record),
         "shams": sham_rows(record),
+        "benchmarks": benchmark_rows(record),
         "arms": arm_rows(record),
         "arms_figure": _arms(record, key),
         "edits": [edit_view(record, name) for name in edit_names_of(record)],
@@ -149,7 +150,7 @@ def _spec_text(folder: Path) -> str:
 
 def finding_rows(record: RunRecord) -> list[Row]:
     """Every finding but those of shams: what was injected, then edit by edit."""
-    rows = [f for f in record.findings if not f.edit.startswith(SHAM)]
+    rows = [f for f in record.findings if not f.edit.startswith(SHAM) and "." not in f.metric]
     order = {name: place for place, name in enumerate(("none", *edit_names_of(record)))}
     return [_finding_row(f) for f in sorted(rows, key=lambda f: order.get(f.edit, len(order)))]
 
@@ -207,6 +208,29 @@ def compared(record: RunRecord, key: str) -> dict[str, Any]:
         "headline": verdict.headline,
         "tone": verdict.tone,
     }
+
+
+def benchmark_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """The public benchmarks' figures, overall ones first: the base, then each edit with its change, paired and with interval."""
+    base = [m for m in record.measurements if "." in m.metric and m.arm == "base"]
+    rows = []
+    for m in sorted(base, key=lambda m: (m.metric.split(".")[0], m.group != "all", m.metric, m.group)):
+        cells = {edit: _benchmark_cell(record, m, edit) for edit in edit_names_of(record)}
+        ideal = "" if m.ideal is None else f"{m.ideal:g}"
+        rows.append(
+            {"metric": m.metric, "group": m.group, "base": f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}], n={m.n}", "ideal": ideal} | {"edits": cells}
+        )
+    return rows
+
+
+def _benchmark_cell(record: RunRecord, base: Measurement, edit: str) -> str:
+    after = _figure(record.measurements, metric=base.metric, group=base.group, edit=edit, token=NONE)
+    row = next((f for f in record.findings if (f.metric, f.edit, f.note.split("; ideal")[0]) == (base.metric, edit, base.group)), None)
+    if after is None or row is None:
+        return "not measured"
+    sign = -1 if (after.value - base.value) * row.value < 0 else 1  # a price is positive where it got worse; here the change itself stands
+    low, high = sorted((sign * row.low, sign * row.high))
+    return f"{after.value:.2f}, change {sign * row.value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def measured_rows(record: RunRecord) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.text import Text
 from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
 from biasgym.readings import CHANGES, changed_sentence, concept_kept, findings, first_of, over_budget, sham_limit
-from biasgym.records import Finding, RunRecord
+from biasgym.records import Finding, Measurement, RunRecord
 
 STAGES = ("inject", "locate", "mitigate", "measure")
 QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
@@ -82,6 +83,7 @@ def print_findings(console: Console, record: RunRecord) -> None:
         console.print(
             f"shams of `{next(iter(record.extras['edits']))}` close at most {limit[1]:+.0%} ({limit[0]} of {limit[2]} draws)", highlight=False
         )
+    _print_benchmarks(console, record)
     for problem in record.problems:
         console.print(Text(f"! {problem}", style="yellow"))
     _print_changed(console, record)
@@ -111,6 +113,32 @@ def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str,
         kept = "kept" if concept_kept(record, edit) else "NOT kept"
         change = f"{-concept.value:+.0%} [{-concept.high:+.0%}, {-concept.low:+.0%}]"
         console.print(f"  concept {kept}: change {change} of base, n={concept.n}", highlight=False)
+
+
+def _print_benchmarks(console: Console, record: RunRecord) -> None:
+    """The public benchmarks' overall figures: the base, and what the first edit does to them."""
+    edit = next(iter(record.extras["edits"]), "none")
+    base = [m for m in record.measurements if "." in m.metric and m.arm == "base" and m.group == "all"]
+    if not base:
+        return
+    changes = {f.metric: f for f in record.findings if f.edit == edit and f.note.split(";")[0] == "all"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("benchmark", "base", "95 % interval", f"with {edit}", "change", "95 % interval", "n"):
+        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    for m in base:
+        row = changes.get(m.metric)
+        after = next((a for a in record.measurements if (a.metric, a.group, a.edit, a.token) == (m.metric, "all", edit, "none")), None)
+        change = ("", "", "") if row is None or after is None else _moved(m, after, row)
+        table.add_row(m.metric, f"{m.value:.2f}", f"[{m.low:.2f}, {m.high:.2f}]", *change, str(m.n))
+    console.print()
+    console.print(table)
+
+
+def _moved(before: Measurement, after: Measurement, row: Finding) -> tuple[str, str, str]:
+    """Value after, change and its interval; a price is told as the change that it is."""
+    sign = 1 if np.sign(after.value - before.value) * np.sign(row.value) >= 0 else -1
+    low, high = sorted((sign * row.low, sign * row.high))
+    return f"{after.value:.2f}", f"{sign * row.value:+.2f}", f"[{low:+.2f}, {high:+.2f}]"
 
 
 def _cells(row: Finding, metric: str, name: str) -> Sequence[str]:
