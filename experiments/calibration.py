@@ -1,6 +1,6 @@
 """Do the intervals cover, does the before/after test keep its level, and what does it find: simulation on made-up data with known truth.
 
-`python experiments/calibration.py [--trials 1500] [--draws 1000]` prints the tables and writes calibration.md beside itself.
+`python experiments/calibration.py [--trials 1000] [--draws 600]` prints the tables and writes calibration.md beside itself.
 A setting is a function of a generator and a number of draws; the test suite runs the same ones with fewer trials.
 """
 
@@ -324,8 +324,8 @@ def sham_claims(trials: int, count: int, seed: int = 0) -> float:
 def main() -> None:
     """All tables, printed and written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=1500)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=600)
     given = parser.parse_args()
     start, lines = time.perf_counter(), []
 
