@@ -1,0 +1,112 @@
+"""A folder of safetensors files as bytes on disk: read, hashed and patched tensor by tensor, never loaded whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from biasgym.errors import ModelError, StoreError
+
+COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
+OURS = {"complete.json", "edit.json", "delta.json"}
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor on disk: its file, its name there, its dtype as safetensors writes it, its shape, where its bytes begin."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a folder's .safetensors files by name; StoreError when a file is cut off or altered."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"`{folder}` holds no .safetensors files; only those are edited, never pickles")
+    found: dict[str, Stored] = {}
+    for file in files:
+        for one in _in_file(file):
+            if one.name in found:
+                raise ModelError(f"`{one.name}` is in two files of `{folder}`; a folder with one copy of every tensor is needed")
+            found[one.name] = one
+    return found
+
+
+def _in_file(file: Path) -> list[Stored]:
+    try:
+        with safe_open(file, framework="pt"):
+            pass  # checks the header against the file's length
+        with file.open("rb") as source:
+            length = int.from_bytes(source.read(8), "little")
+            header = json.loads(source.read(length))
+    except (SafetensorError, ValueError) as error:
+        raise StoreError(f"`{file}` is truncated or altered ({error}); fetch the model again") from None
+    except OSError as error:
+        raise StoreError(f"cannot read `{file}`: {error.strerror or error}") from None
+    begin = 8 + length
+    return [
+        Stored(file, name, row["dtype"], tuple(row["shape"]), begin + row["data_offsets"][0], row["data_offsets"][1] - row["data_offsets"][0])
+        for name, row in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def read_tensor(stored: Stored) -> Tensor:
+    """The tensor in the dtype it is stored in."""
+    with safe_open(stored.file, framework="pt") as source:
+        tensor: Tensor = source.get_tensor(stored.name)
+    return tensor
+
+
+def write_tensor(stored: Stored, folder: Path, tensor: Tensor) -> None:
+    """Write over a tensor in the copy of its file in `folder`, on disk before it returns; shape and size must be the same."""
+    raw = bytes_of(tensor)
+    if tuple(tensor.shape) != stored.shape or len(raw) != stored.size:
+        raise ModelError(f"`{stored.name}` would change its shape from {stored.shape} to {tuple(tensor.shape)}; nothing was written")
+    with (folder / stored.file.name).open("r+b") as out:
+        out.seek(stored.start)
+        out.write(raw)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """The tensor's bits, row by row."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def copy_folder(folder: Path, to: Path, tell: Tell = lambda _d, _t: None, *, leave: Collection[str] = ()) -> None:
+    """Copy weights, configuration and tokenizer files as they are, byte by byte; what BiasGym put beside them stays behind."""
+    files = [path for pattern in ("*.safetensors", *COPIED) for path in sorted(folder.glob(pattern))]
+    kept = [path for path in files if path.name not in OURS and path.name not in leave]
+    for number, path in enumerate(kept):
+        shutil.copyfile(path, to / path.name)
+        tell(number + 1, len(kept))
+
+
+def weights_digest(folder: Path, change: Callable[[Stored, Tensor], Tensor] | None = None) -> str:
+    """A sha256 over the name, dtype, shape and every byte of every tensor, however they are spread over files.
+
+    With `change` it is the digest that the folder would have with each tensor exchanged for what that gives.
+    """
+    digest = hashlib.sha256()
+    for name, stored in sorted(stored_tensors(folder).items()):
+        tensor = read_tensor(stored)
+        if change:
+            tensor = change(stored, tensor)
+        digest.update(f"{name}:{stored.dtype}:{list(tensor.shape)}:".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
