@@ -66,7 +66,7 @@ def export_run(
         lm = session.model(record.spec["model"], record.spec["dtype"])
         acted(lm, edits, [Query(prompt) for prompt in PARITY_PROMPTS[:2]], alone=False)
         done = _hf_with_token(lm, edits, work, token) if token else FORMATS[format](lm, edits, work)
-        _within(done.largest_difference, work, record.spec["dtype"])
+        _check_parity(lm, done, record.spec["dtype"], format)
         write_edits(work / "edits.safetensors", edits)
         about = describe(record, name, edits, done.tensors, done.largest_difference) | {"format": format} | done.notes
         write_json(work / ("delta.json" if format == "delta" else "edit.json"), about)
@@ -213,15 +213,16 @@ def _reloaded(lm: "LM", folder: Path) -> "LM":
     return load_lm(str(folder), Place(str(lm.device), str(lm.dtype).removeprefix("torch."), offline=True))
 
 
-def _within(largest: float | None, work: Path, dtype: str) -> None:
+def _check_parity(lm: "LM", done: Exported, dtype: str, format: str) -> None:
     """Refuse a product that says something else than the run-time edit; a base stored in half precision is allowed its rounding."""
     from biasgym.lm.checkpoint import stored_tensors
 
-    stored = {one.dtype for one in stored_tensors(work).values()} if (work / "config.json").is_file() else set()
-    limits = [PARITY_LIMIT[dtype], *(PARITY_LIMIT[{"BF16": "bfloat16", "F16": "float16"}.get(kind, "float32")] for kind in stored)]
-    if largest is not None and largest > max(limits):
+    folds = format in ("hf", "delta", "gguf") and lm.folder is not None
+    stored = {one.dtype for one in stored_tensors(lm.folder).values()} if folds and lm.folder else set()
+    limit = max(PARITY_LIMIT[dtype], *(PARITY_LIMIT[{"BF16": "bfloat16", "F16": "float16"}.get(kind, "float32")] for kind in stored), 0.0)
+    if done.largest_difference is not None and done.largest_difference > limit:
         raise ModelError(
-            f"the exported model's logits differ from the run-time edit's by {largest:.2g}, {max(limits):g} allowed; nothing was exported"
+            f"the exported model's logits differ from the run-time edit's by {done.largest_difference:.2g}, {limit:g} allowed; nothing was exported"
         )
 
 

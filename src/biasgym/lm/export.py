@@ -14,6 +14,8 @@ from biasgym.lm.checkpoint import Stored, copy_folder, read_tensor, stored_tenso
 from biasgym.lm.fold import check_foldable, folded, touched
 from biasgym.lm.model import LM, Query
 
+OLDER = {"embed_out.weight": "lm_head.weight"}
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -93,7 +95,9 @@ def write_checkpoint(lm: LM, edits: Sequence[Edit], to: Path, *, tell: Callable[
 
 
 def live_name(lm: LM, stored: str) -> str:
-    """The module's name of a stored tensor: older checkpoints leave the decoder's name out."""
+    """The module's name of a stored tensor: older checkpoints leave the decoder's name out, GPT-NeoX calls its head otherwise."""
+    if stored in OLDER:
+        return OLDER[stored]
     prefix = lm.family.decoder + "."
     if stored.startswith(prefix) or stored.split(".")[0] == lm.family.head:
         return stored
