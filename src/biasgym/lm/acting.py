@@ -35,6 +35,9 @@ def acted(lm: LM, edits: Sequence[Edit], queries: Sequence[Query], *, alone: boo
         raise SpecError("no edits were given, so there is nothing that could act")
     if any(isinstance(edit, TokenEdit) for edit in edits):
         raise SpecError("a token is judged with the token on, not as an edit; wear it around this check")
+    named = {row for edit in edits if isinstance(edit, SiteEdit) for row in edit.rows or ()}
+    if named - set(range(len(queries))):
+        raise SpecError(f"an edit is for row {max(named)}; {len(queries)} queries were given")
     weights = [edit for edit in edits if not isinstance(edit, PromptEdit)]
     texts_moved = _texts_moved(lm, [edit for edit in edits if isinstance(edit, PromptEdit)], queries)
     if not weights:
@@ -45,7 +48,7 @@ def acted(lm: LM, edits: Sequence[Edit], queries: Sequence[Query], *, alone: boo
     largest = _change(base, together)
     if largest == 0:
         raise ModelError(f"the edit ({_described(weights)}) changes no logit of {len(queries)} queries at all; no score of it would mean anything")
-    _check_elsewhere(lm, rows, weights, base, together)
+    _check_elsewhere(weights, base, together)
     after = _seen(lm, rows, weights, ())
     if not torch.equal(after.logits, base.logits):
         raise ModelError("after the edit was taken off the logits are not what they were before; the model is spoilt")
@@ -78,10 +81,11 @@ def _seen(lm: LM, rows: Sequence[Sequence[int]], edits: Sequence[Edit], worn: Se
 
 
 def _change(one: _Seen, two: _Seen) -> float:
-    return float((one.logits - two.logits).abs()[one.mask].max())
+    moved = (one.logits - two.logits).abs().masked_fill(one.logits == two.logits, 0)  # columns never written are -inf in both
+    return float(moved[one.mask].max())
 
 
-def _check_elsewhere(lm: LM, rows: Sequence[Sequence[int]], edits: Sequence[Edit], base: _Seen, worn: _Seen) -> None:
+def _check_elsewhere(edits: Sequence[Edit], base: _Seen, worn: _Seen) -> None:
     if base.entered is not None and worn.entered is not None and not torch.equal(base.entered, worn.entered):
         raise ModelError("the edit changes what comes before the layer that it edits; it does not act where it says")
     may = torch.zeros_like(base.mask)
@@ -90,8 +94,6 @@ def _check_elsewhere(lm: LM, rows: Sequence[Sequence[int]], edits: Sequence[Edit
             return  # a change of a matrix acts everywhere
         here = torch.ones_like(base.mask) if edit.when is None else found_from(base.ids, edit.when)
         if edit.rows is not None:
-            if max(edit.rows) >= len(rows):
-                raise SpecError(f"the edit of {edit.site} is for row {max(edit.rows)}; {len(rows)} queries were given")
             named = torch.zeros_like(may)
             named[list(edit.rows)] = True
             here = here & named
