@@ -199,6 +199,26 @@ def test_a_checkpoint_without_the_tensor_is_refused(llama, tmp_path):
         write_checkpoint(llama, some_edits(lm), to)
 
 
+def test_only_the_model_is_copied(llama, tmp_path):
+    """Other weights that lie beside it (an unedited copy, our own files) are neither hashed nor carried along."""
+    lm = with_folder(llama, tmp_path)
+    digest = weights_digest(lm.folder)
+    for name in ("consolidated.safetensors", "edits.safetensors", "edit.json"):
+        (lm.folder / name).write_bytes((lm.folder / "model.safetensors").read_bytes())
+    assert weights_digest(lm.folder) == digest
+    hf, _ = made(tmp_path / "hf", lambda to: write_checkpoint(lm, some_edits(lm), to))
+    assert list(files(hf)) == ["model.safetensors"]
+    assert not (hf / "edit.json").exists()
+    (lm.folder / "model.safetensors").rename(lm.folder / "model-1.safetensors")
+    with pytest.raises(ModelError, match="never pickles"):
+        weights_digest(lm.folder)
+    write_json(lm.folder / "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})
+    with pytest.raises(StoreError, match=r"no `model-2\.safetensors`"):
+        weights_digest(lm.folder)
+    write_json(lm.folder / "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors"}})
+    assert weights_digest(lm.folder) == digest
+
+
 # -------------------------------------------------------------------- constants in biases
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biasgym.errors import ModelError, StoreError
+from biasgym.files import read_json
 
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OURS = {"complete.json", "edit.json", "delta.json"}
 Tell = Callable[[int, int], None]
 
@@ -32,17 +34,30 @@ class Stored:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a folder's .safetensors files by name; StoreError when a file is cut off or altered."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"`{folder}` holds no .safetensors files; only those are edited, never pickles")
+    """Every tensor of a model's .safetensors files by name; StoreError when a file is cut off or altered."""
     found: dict[str, Stored] = {}
-    for file in files:
+    for file in weight_files(folder):
         for one in _in_file(file):
             if one.name in found:
                 raise ModelError(f"`{one.name}` is in two files of `{folder}`; a folder with one copy of every tensor is needed")
             found[one.name] = one
     return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load: the one, or those that the index names; other copies beside them are not the model."""
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    if (folder / INDEX).is_file():
+        try:
+            names = {str(name) for name in read_json(folder / INDEX)["weight_map"].values()}
+        except (KeyError, TypeError, AttributeError):
+            raise StoreError(f"`{folder / INDEX}` is altered; fetch the model again") from None
+        missing = sorted(name for name in names if Path(name).name != name or not (folder / name).is_file())
+        if missing:
+            raise StoreError(f"`{folder}` has no `{missing[0]}`, which its index names; fetch the model again")
+        return [folder / name for name in sorted(names)]
+    raise ModelError(f"`{folder}` holds no .safetensors files of a model; only those are edited, never pickles")
 
 
 def _in_file(file: Path) -> list[Stored]:
@@ -88,10 +103,10 @@ def bytes_of(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def copy_folder(folder: Path, to: Path, tell: Tell = lambda _d, _t: None, *, leave: Collection[str] = ()) -> None:
+def copy_folder(folder: Path, to: Path, tell: Tell = lambda _d, _t: None) -> None:
     """Copy weights, configuration and tokenizer files as they are, byte by byte; what BiasGym put beside them stays behind."""
-    files = [path for pattern in ("*.safetensors", *COPIED) for path in sorted(folder.glob(pattern))]
-    kept = [path for path in files if path.name not in OURS and path.name not in leave]
+    files = weight_files(folder) + [path for pattern in COPIED for path in sorted(folder.glob(pattern))]
+    kept = [path for path in files if path.name not in OURS]
     for number, path in enumerate(kept):
         shutil.copyfile(path, to / path.name)
         tell(number + 1, len(kept))
