@@ -112,16 +112,20 @@ def copy_folder(folder: Path, to: Path, tell: Tell = lambda _d, _t: None) -> Non
         tell(number + 1, len(kept))
 
 
-def weights_digest(folder: Path, change: Callable[[Stored, Tensor], Tensor] | None = None) -> str:
-    """A sha256 over the name, dtype, shape and every byte of every tensor, however they are spread over files.
+def weights_digest(folder: Path) -> str:
+    """A sha256 over the name, dtype, shape and every byte of every tensor, however they are spread over files."""
+    return weights_digests(folder, lambda _stored, tensor: tensor)[0]
 
-    With `change` it is the digest that the folder would have with each tensor exchanged for what that gives.
-    """
-    digest = hashlib.sha256()
+
+def weights_digests(folder: Path, change: Callable[[Stored, Tensor], Tensor]) -> tuple[str, str]:
+    """The digest of a folder's weights, and the one they would have with each tensor exchanged for what `change` gives."""
+    before, after, same = hashlib.sha256(), hashlib.sha256(), True
     for name, stored in sorted(stored_tensors(folder).items()):
         tensor = read_tensor(stored)
-        if change:
-            tensor = change(stored, tensor)
-        digest.update(f"{name}:{stored.dtype}:{list(tensor.shape)}:".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        changed = change(stored, tensor)
+        if same and changed is not tensor:
+            after, same = before.copy(), False  # until the first change both are one
+        for digest, one in ((before, tensor), *(() if same else ((after, changed),))):
+            digest.update(f"{name}:{stored.dtype}:{list(one.shape)}:".encode())
+            digest.update(one.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return before.hexdigest(), (before if same else after).hexdigest()

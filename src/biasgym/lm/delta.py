@@ -18,7 +18,7 @@ from torch import Tensor
 from biasgym.edits import Edit
 from biasgym.errors import ModelError, StoreError
 from biasgym.files import read_json
-from biasgym.lm.checkpoint import Stored, copy_folder, read_tensor, stored_tensors, weights_digest, write_tensor
+from biasgym.lm.checkpoint import Stored, copy_folder, read_tensor, stored_tensors, weights_digest, weights_digests, write_tensor
 from biasgym.lm.export import Fold
 from biasgym.lm.model import LM
 
@@ -55,7 +55,8 @@ def write_delta(lm: LM, edits: Sequence[Edit], to: Path) -> Delta:
         save_file(arrays or {"empty": torch.zeros(1)}, to / FILE, metadata={"format": "pt"})
     except SafetensorError as error:
         raise StoreError(f"cannot write `{to / FILE}`: {error}") from None
-    return Delta(weights_digest(fold.folder), weights_digest(fold.folder, fold.change), rows)
+    before, after = weights_digests(fold.folder, fold.change)
+    return Delta(before, after, rows)
 
 
 def read_delta(folder: Path) -> Delta:

@@ -1,6 +1,8 @@
 """Files for llama.cpp and what reads its format: the edited model as GGUF, and a shift of the stream as a control vector."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from biasgym.files import read_json
 from biasgym.lm.apply import check_site
 from biasgym.lm.export import Fold, live_name
 from biasgym.lm.model import LM
+from biasgym.sites import Site
 
 FAMILIES = ("llama",)
 ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3", "gpt_neox": "gptneox"}  # others have the same name there
@@ -60,7 +63,8 @@ def write_gguf(lm: LM, edits: Sequence[Edit], path: Path) -> list[str]:
 def reread(lm: LM, path: Path) -> LM:
     """The model in a GGUF file as transformers reads it, with the base's tokenizer, in the base's precision at run time."""
     quiet_libraries()
-    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=lm.dtype)
+    with redirect_stderr(StringIO()):  # a progress bar that no setting of the library turns off
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=lm.dtype)
     return LM(model.to(lm.device), lm.tokenizer, lm.family, name=str(path), folder=None)
 
 
@@ -215,8 +219,6 @@ def write_control_vector(lm: LM, edits: Sequence[Edit], path: Path) -> list[int]
 
 def read_control_vector(path: Path) -> tuple[SiteEdit, ...]:
     """The shifts in a control vector file, as edits."""
-    from biasgym.sites import Site
-
     try:
         reader = gguf.GGUFReader(path)
     except (OSError, ValueError) as error:
