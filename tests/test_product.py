@@ -143,6 +143,11 @@ def test_what_cannot_be_said_in_a_format_is_refused_and_leaves_nothing(session, 
     ):
         with pytest.raises(ModelError, match=reason):
             export_run(session, run, tmp_path / "out", edit=edit, format=name)
+    waiting = SiteEdit(Site("head", 1, 2), "scale", np.float32(0), when=((5, 6),))
+    write_edits(run / "edits-waiting.safetensors", [waiting])
+    for name in sorted(set(FORMATS) - {"control-vector"}):
+        with pytest.raises(ModelError, match="only after certain tokens"):
+            export_run(session, run, tmp_path / "out", edit="waiting", format=name)
     write_edits(run / "edits-idle.safetensors", [SiteEdit(Site("head", 1, 2), "scale", np.float32(1))])
     with pytest.raises(ModelError, match="changes no logit"):
         export_run(session, run, tmp_path / "out", edit="idle")
