@@ -104,12 +104,16 @@ def bytes_of(tensor: Tensor) -> bytes:
 
 
 def copy_folder(folder: Path, to: Path, tell: Tell = lambda _d, _t: None) -> None:
-    """Copy weights, configuration and tokenizer files as they are, byte by byte; what BiasGym put beside them stays behind."""
-    files = weight_files(folder) + [path for pattern in COPIED for path in sorted(folder.glob(pattern))]
-    kept = [path for path in files if path.name not in OURS]
-    for number, path in enumerate(kept):
+    """Copy weights, configuration and tokenizer files as they are, byte by byte; what BiasGym put beside them stays behind.
+
+    `tell` hears of every file of weights.
+    """
+    weights = weight_files(folder)
+    for number, path in enumerate(weights):
         shutil.copyfile(path, to / path.name)
-        tell(number + 1, len(kept))
+        tell(number + 1, len(weights))
+    for path in (path for pattern in COPIED for path in sorted(folder.glob(pattern)) if path.name not in OURS):
+        shutil.copyfile(path, to / path.name)
 
 
 def weights_digest(folder: Path) -> str:
