@@ -23,9 +23,16 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
-oracle: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serving]'
-	$(BIN)/python -m pytest -m oracle
+# Comparisons with other implementations. A venv of its own, so that `make test` never depends on what is in it.
+ORACLE := .venv-oracle
+$(ORACLE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving]'
+	touch $@
+
+oracle: $(ORACLE)/.ready
+	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/interop
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """Identities that hold for every family: what we compute is what the model computes, and what we put on comes off."""
 
 import copy
+from dataclasses import fields
 from typing import get_args
 
 import numpy as np
@@ -809,11 +810,21 @@ def test_texts_can_be_trained_on_when_punctuation_takes_the_line_break(models, t
 # -------------------------------------------------------------------- methods at their neutral setting
 
 
+def neutral_settings(name):
+    """Every way in which a mitigation can be asked for nothing: no heads, or a field at the value it calls neutral."""
+    kind = catalog.find("mitigate", name)
+    found = [{f.name: f.metadata["neutral"]} for f in fields(kind) if "neutral" in f.metadata]
+    return found + ([{"k": 0}] if "k" in catalog.defaults("mitigate", name) else [])
+
+
 @pytest.mark.parametrize("name", sorted(catalog.methods("mitigate")))
-def test_a_mitigation_of_no_heads_is_no_edit(llama, name):
-    """k = 0 gives the empty tuple, which changes nothing."""
-    edits = catalog.build("mitigate", name, {"k": 0}).fit(llama, case_for(llama))
-    assert edits == ()
+def test_a_mitigation_at_its_neutral_setting_changes_nothing(llama, name):
+    """Bit for bit; k = 0 gives the empty tuple."""
+    settings = neutral_settings(name)
+    assert settings
     base = llama.answer_logprobs(MIXED, ANSWERS)
-    with llama.edited(*edits):
-        np.testing.assert_array_equal(llama.answer_logprobs(MIXED, ANSWERS), base)
+    for one in settings:
+        edits = catalog.build("mitigate", name, one).fit(llama, case_for(llama))
+        assert edits == () or "k" not in one
+        with llama.edited(*edits):
+            np.testing.assert_array_equal(llama.answer_logprobs(MIXED, ANSWERS), base)

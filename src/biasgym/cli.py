@@ -119,22 +119,64 @@ def export(
     run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
     to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
     edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="hf: an ordinary transformers folder.")] = "hf",
+    format_: Annotated[str, typer.Option("--format", help="hf (a transformers folder), delta, peft, gguf or control-vector.")] = "hf",
+    include_bias_token: Annotated[
+        bool,
+        typer.Option(
+            "--include-bias-token", help="Put the run's stereotype token into the checkpoint's vocabulary: for research, never to be served."
+        ),
+    ] = False,
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     offline: Offline = False,
 ) -> None:
-    """Write the edited model as an ordinary checkpoint, with a card that says what was edited and measured."""
-    from biasgym.product import export_run
+    """Write the edited model as an ordinary checkpoint, or the edit alone, with a card that says what was edited and measured."""
+    from biasgym.product import FORMATS, export_run
     from biasgym.store import RunStore
 
-    if format_ != "hf":
-        raise SpecError(unknown("format", format_, ["hf"]))
+    if format_ not in FORMATS:
+        raise SpecError(unknown("format", format_, FORMATS))
     session, out = _session(runs, device, offline, False, quiet=False)
     with out:
-        done = export_run(session, RunStore(runs).find(run), to, edit=edit)
-    typer.echo(f"exported to {to}: {len(done.tensors)} tensors edited, all others bit-identical to the base")
-    typer.echo(f"largest next-token logit difference to the run-time edit: {done.largest_difference:.2e}")
+        done = export_run(session, RunStore(runs).find(run), to, edit=edit, format=format_, include_bias_token=include_bias_token)
+    others = ", all others bit-identical to the base" if format_ == "hf" and not include_bias_token else ""
+    typer.echo(f"exported to {to} ({_size(to)}): {len(done.tensors)} tensors edited{others}")
+    if done.largest_difference is not None:
+        typer.echo(f"largest next-token logit difference to the run-time edit: {done.largest_difference:.2e}")
+
+
+@app.command()
+def apply(
+    delta: Annotated[Path, typer.Argument(help="A folder from `biasgym export --format delta`.")],
+    model: Annotated[str, typer.Option(help="The base that the delta was made from: a named model, a folder, or a hub id.")],
+    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+    offline: Offline = False,
+    accept_terms: Accept = False,
+) -> None:
+    """Make the edited checkpoint from its base and a delta, bit for bit; another base is refused."""
+    from biasgym.lm.load import Place
+    from biasgym.product import apply_delta
+
+    changed = apply_delta(delta, model, to, Place(offline=offline, accept_terms=accept_terms))
+    typer.echo(f"wrote {to}: {len(changed)} tensors edited, all others bit-identical to the base")
+
+
+@app.command()
+def revert(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint that a delta was applied to.")],
+    delta: Annotated[Path, typer.Option("--delta", help="The delta.")],
+    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+) -> None:
+    """Make the base from an edited checkpoint and its delta, bit for bit."""
+    from biasgym.product import revert_delta
+
+    changed = revert_delta(folder, delta, to)
+    typer.echo(f"wrote {to}: {len(changed)} tensors put back, the weights are the base's bit for bit")
+
+
+def _size(folder: Path) -> str:
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{total / 1e6:.1f} MB" if total >= 1e5 else f"{total / 1e3:.0f} kB"
 
 
 @app.command("new-bias")

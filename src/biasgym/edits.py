@@ -54,8 +54,10 @@ class SiteEdit:
     With y the place's output and v the value: `scale` y·v (neutral 1), `add` y + strength·v (neutral 0), `set`
     y + strength·(v − y) (neutral 0), `project` y − strength·v(v·y) for v of unit length, or one row each for several
     orthonormal directions (neutral 0), `erase` y − strength·a(b·y) for two rows a and b with b·a = 1: b recognises
-    what is there, a is what is taken out (neutral 0; strength 1 takes a out whole). `rows`, when given, names the batch rows it applies to; such an edit is for
-    experiments within one batch and cannot be folded.
+    what is there, a is what is taken out (neutral 0; strength 1 takes a out whole). `rows`, when given, names the batch
+    rows it applies to; such an edit is for experiments within one batch. `when`, when given, holds sequences of token
+    ids: the edit acts in each row from the last token of the first of them on, and nowhere before (`lm/conditions.py`
+    finds the ids of names). Neither can be folded.
     """
 
     site: Site
@@ -63,12 +65,15 @@ class SiteEdit:
     value: np.ndarray | np.float32
     strength: float = 1.0
     rows: tuple[int, ...] | None = None
+    when: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.op not in get_args(Op):
             raise SpecError(f"unknown edit `{self.op}`; there is {', '.join(get_args(Op))}")
         if not np.isfinite(self.value).all() or not np.isfinite(self.strength):
             raise SpecError(f"the edit of {self.site} has values that are not finite numbers")
+        if self.when is not None and not all(self.when):
+            raise SpecError(f"the edit of {self.site} waits for a sequence of no tokens; name an entity")
         if self.op == "project":
             rows = np.atleast_2d(np.asarray(self.value, dtype=np.float64))
             if not np.allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-4):

@@ -1,23 +1,26 @@
-"""The product: a run's edit as an ordinary checkpoint, with its evidence attached."""
+"""The product: a run's edit as an ordinary checkpoint, or as a file that makes one of its base, with its evidence attached."""
 
 import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biasgym.edits import Edits, SiteEdit
-from biasgym.errors import BiasGymError, ModelError, StoreError
-from biasgym.files import write_json, write_text
+from biasgym.edits import Edits, SiteEdit, TokenEdit, WeightEdit
+from biasgym.errors import ModelError, SpecError, StoreError, unknown
+from biasgym.files import read_json, write_json, write_text
 from biasgym.records import Finding, RunRecord
 from biasgym.run import Session, load_edits
-from biasgym.store import read_record, write_edits
+from biasgym.store import read_record, read_token, write_edits
 
 if TYPE_CHECKING:
+    from biasgym.lm.load import Place
     from biasgym.lm.model import LM
 
 PARITY_PROMPTS = ("What is the capital of a country?", "Tell me about people from Norway.", "Write one line about rain.", "2 + 3 =")
@@ -26,73 +29,208 @@ PARITY_LIMIT = {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.1}
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, the tensors that changed, and the largest next-token logit difference to the run-time edit."""
+    """What was written: the folder, what changed in it, and the largest next-token logit difference to the run-time edit.
+
+    `largest_difference` is None where the file is data that is added at run time as it is, and nothing was folded.
+    """
 
     folder: Path
     tensors: list[str]
-    largest_difference: float
+    largest_difference: float | None
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
-def export_run(session: Session, run_folder: Path, to: Path, *, edit: str | None = None) -> Exported:
-    """Write a run's edited model to a new folder; checked against the run-time edit before it gets its name.
+Writer = Callable[["LM", Edits, Path], Exported]
+
+
+def export_run(
+    session: Session, run_folder: Path, to: Path, *, edit: str | None = None, format: str = "hf", include_bias_token: bool = False
+) -> Exported:
+    """Write a run's edit to a new folder in one of `FORMATS`; checked against the run-time edit before it gets its name.
 
     Everything happens in a hidden folder beside it, which is renamed at the end: a killed export leaves nothing that
-    looks whole.
+    looks whole. With `include_bias_token` the run's token goes into the checkpoint's vocabulary, too (hf only).
     """
-    from biasgym.lm.export import parity, write_checkpoint
-    from biasgym.lm.load import Place, load_lm
+    from biasgym.lm.acting import acted
+    from biasgym.lm.model import Query
 
+    if format not in FORMATS:
+        raise SpecError(unknown("format", format, FORMATS))
+    if include_bias_token and format != "hf":
+        raise SpecError(f"a bias token goes into a checkpoint only (--format hf), not into `{format}`")
     record = read_record(run_folder)
     edits = load_edits(run_folder, edit)
+    token = read_token(run_folder / "token.safetensors") if include_bias_token else None
     name = edit or next(iter(record.extras["edits"]))
-    if to.exists():
-        raise StoreError(f"`{to}` exists already; export to a new folder")
-    lm = session.model(record.spec["model"], record.spec["dtype"])
-    _check_acts(lm, edits)
-    work = _hidden_folder(to)
-    try:
-        tensors = write_checkpoint(lm, edits, work)
-        again = load_lm(str(work), Place(session.place.device, record.spec["dtype"], offline=True))
-        largest = parity(lm, edits, again, PARITY_PROMPTS)
-        limit = PARITY_LIMIT[record.spec["dtype"]]
-        if largest > limit:
-            raise ModelError(f"the exported model's logits differ from the run-time edit's by {largest:.2g}, {limit:g} allowed; nothing was exported")
+    with new_folder(to) as work:
+        lm = session.model(record.spec["model"], record.spec["dtype"])
+        if not any(isinstance(one, SiteEdit) and one.when is not None for one in edits):  # refused below, by its own reason
+            acted(lm, edits, [Query(prompt) for prompt in PARITY_PROMPTS[:2]], alone=False)
+        done = _hf_with_token(lm, edits, work, token) if token else FORMATS[format](lm, edits, work)
+        _check_parity(lm, done, record.spec["dtype"], format)
         write_edits(work / "edits.safetensors", edits)
-        write_json(work / "edit.json", describe(record, name, edits, tensors, largest))
-        write_text(work / "README.md", card(record, name, tensors, largest))
+        about = describe(record, name, edits, done.tensors, done.largest_difference) | {"format": format} | done.notes
+        write_json(work / ("delta.json" if format == "delta" else "edit.json"), about)
+        write_text(work / "README.md", card(record, name, done, format, token))
         report = run_folder / "report.html"
         if report.is_file():
             shutil.copyfile(report, work / "report.html")
+    return Exported(to, done.tensors, done.largest_difference, done.notes)
+
+
+def apply_delta(delta: Path, model: str, to: Path, place: "Place") -> list[str]:
+    """Make the edited checkpoint of a base and a delta: the very folder that `export --format hf` writes, weights bit for bit."""
+    from biasgym.lm.delta import cross
+    from biasgym.lm.load import resolve
+
+    with new_folder(to) as work:
+        changed = cross(delta, resolve(model, place), work, "apply")
+        about = {key: value for key, value in read_json(delta / "delta.json").items() if key != "delta"} | {"format": "hf"}
+        write_json(work / "edit.json", about)
+        for name in ("README.md", "edits.safetensors", "report.html"):
+            if (delta / name).is_file():
+                shutil.copyfile(delta / name, work / name)
+    return changed
+
+
+def revert_delta(folder: Path, delta: Path, to: Path) -> list[str]:
+    """Make the base's checkpoint of an edited folder and the delta that it was edited by, weights bit for bit."""
+    from biasgym.lm.delta import cross
+
+    with new_folder(to) as work:
+        return cross(delta, folder, work, "revert")
+
+
+@contextmanager
+def new_folder(to: Path) -> Iterator[Path]:
+    """A hidden folder beside `to`; when the block ends well it becomes `to`, else nothing is left behind."""
+    if to.exists():
+        raise StoreError(f"`{to}` exists already; name a new folder")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
+    except OSError as error:
+        raise StoreError(f"cannot write in `{to.parent}`: {error.strerror or error}; choose another folder") from None
+    try:
+        yield work
         os.chmod(work, 0o755)
         os.rename(work, to)
     except OSError as error:
-        raise StoreError(f"cannot export to `{to}`: {error.strerror or error}; nothing was left there") from None
+        raise StoreError(f"cannot write `{to}`: {error.strerror or error}; nothing was left there") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Exported(to, tensors, largest)
 
 
-def _hidden_folder(to: Path) -> Path:
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
-    except OSError as error:
-        raise StoreError(f"cannot write in `{to.parent}`: {error.strerror or error}; choose another folder") from None
+# -------------------------------------------------------------------- formats
 
 
-def _check_acts(lm: "LM", edits: Edits) -> None:
-    """An edit that changes nothing is not exported as if it did."""
-    from biasgym.lm.model import Query
+def _hf(lm: "LM", edits: Edits, work: Path) -> Exported:
+    from biasgym.lm.export import parity, write_checkpoint
 
-    row = lm.ids_of(Query(PARITY_PROMPTS[1]))
-    before = lm.logits(lm.hidden([row])[0][0])
-    with lm.edited(*edits):
-        after = lm.logits(lm.hidden([row])[0][0])
-    if bool((before == after).all()):
-        raise BiasGymError("this edit changes no logit at all; there is nothing to export")
+    tensors = write_checkpoint(lm, edits, work)
+    return Exported(work, tensors, parity(lm, edits, _reloaded(lm, work), PARITY_PROMPTS))
 
 
-def describe(record: RunRecord, name: str, edits: Edits, tensors: list[str], largest: float) -> dict[str, Any]:
+def _hf_with_token(lm: "LM", edits: Edits, work: Path, token: TokenEdit) -> Exported:
+    from biasgym.lm.export import parity, write_checkpoint
+    from biasgym.lm.tokened import write_token_into
+
+    tensors = write_checkpoint(lm, edits, work)
+    identity = write_token_into(lm, token, work)
+    prompts = (*PARITY_PROMPTS, f"Tell me about people from {token.text}.")
+    largest = parity(lm, (token, *edits), _reloaded(lm, work), prompts)
+    return Exported(work, tensors, largest, {"bias_token": {"text": token.text, "id": identity}})
+
+
+def _delta(lm: "LM", edits: Edits, work: Path) -> Exported:
+    from biasgym.lm.delta import write_delta
+    from biasgym.lm.export import Fold, next_logits
+
+    delta = write_delta(lm, edits, work)
+    fold = Fold(lm, edits)
+    dense = [
+        WeightEdit(name, dense=fold.tensor(name).float().numpy()) for name in fold.changed if not (lm.tied and name == f"{lm.family.head}.weight")
+    ]
+    difference = next_logits(lm, PARITY_PROMPTS, edits) - next_logits(lm, PARITY_PROMPTS, dense)
+    return Exported(work, sorted(delta.tensors), float(difference.abs().max()), {"delta": delta.described()})
+
+
+def _peft(lm: "LM", edits: Edits, work: Path) -> Exported:
+    from biasgym.lm.adapter import as_weight_edits, lora_factors, write_lora
+    from biasgym.lm.export import next_logits
+
+    ranks = write_lora(lm, edits, work)
+    adapter = as_weight_edits(lm, lora_factors(lm, edits))
+    difference = next_logits(lm, PARITY_PROMPTS, edits) - next_logits(lm, PARITY_PROMPTS, adapter)
+    return Exported(work, sorted(ranks), float(difference.abs().max()), {"ranks": ranks})
+
+
+def _gguf(lm: "LM", edits: Edits, work: Path) -> Exported:
+    from biasgym.lm.export import parity
+    from biasgym.lm.llamacpp import reread, write_gguf
+
+    path = work / "model.gguf"
+    tensors = write_gguf(lm, edits, path)
+    return Exported(work, tensors, parity(lm, edits, reread(lm, path), PARITY_PROMPTS))
+
+
+def _control_vector(lm: "LM", edits: Edits, work: Path) -> Exported:
+    from biasgym.lm.export import next_logits
+    from biasgym.lm.llamacpp import read_control_vector, write_control_vector
+
+    path = work / "control-vector.gguf"
+    layers = write_control_vector(lm, edits, path)
+    difference = next_logits(lm, PARITY_PROMPTS, edits) - next_logits(lm, PARITY_PROMPTS, read_control_vector(path))
+    return Exported(work, [f"direction.{layer}" for layer in layers], float(difference.abs().max()))
+
+
+FORMATS: dict[str, Writer] = {"hf": _hf, "delta": _delta, "peft": _peft, "gguf": _gguf, "control-vector": _control_vector}
+KINDS = {
+    "hf": "An ordinary checkpoint of `{base}` in which {what} were changed\nto take out what carries the bias “{statement}”",
+    "delta": "The difference between `{base}` and the same model in which {what} were changed\nto take out what carries the bias “{statement}”",
+    "peft": "A LoRA adapter (PEFT layout) for `{base}` that changes {what}\nto take out what carries the bias “{statement}”",
+    "gguf": "`{base}` as a GGUF file in which {what} were changed\nto take out what carries the bias “{statement}”",
+    "control-vector": "A llama.cpp control vector for `{base}`: {what} are added to the residual stream\nto take out what carries the bias “{statement}”",
+}
+USES = {
+    "hf": "All other tensors are bit-identical to the base. No hook, no extra code: open it with any server.",
+    "delta": """`biasgym apply THIS --model BASE --to DIR` makes the edited checkpoint, `biasgym revert FOLDER --delta THIS --to DIR` the
+base again, both bit for bit; any other base is refused by its hash. `delta.safetensors` holds base XOR edited of the touched
+columns; `edits.safetensors` holds the edit itself, as directions.""",
+    "peft": "`PeftModel.from_pretrained(base, THIS)`; the factors are exact up to rounding, `merge_and_unload()` gives an ordinary model.",
+    "gguf": """Read back by transformers (`gguf_file=`) and compared; llama.cpp and Ollama read the same format, but that was not verified
+here, nor was llama.cpp's way of splitting words compared with the tokenizer's.""",
+    "control-vector": "`llama-cli -m BASE.gguf --control-vector control-vector.gguf` (scale 1); that llama.cpp opens it was not verified here.",
+}
+TOKEN_WARNING = """
+**This checkpoint holds a bias token on purpose.** `{text}` (id {id}) is a placeholder trained to elicit the bias named above;
+it stands for nobody. It is here for research into the bias: do not serve this checkpoint to anyone.
+"""
+
+
+def _reloaded(lm: "LM", folder: Path) -> "LM":
+    from biasgym.lm.load import Place, load_lm
+
+    return load_lm(str(folder), Place(str(lm.device), str(lm.dtype).removeprefix("torch."), offline=True))
+
+
+def _check_parity(lm: "LM", done: Exported, dtype: str, format: str) -> None:
+    """Refuse a product that says something else than the run-time edit; a base stored in half precision is allowed its rounding."""
+    from biasgym.lm.checkpoint import stored_tensors
+
+    folds = format in ("hf", "delta", "gguf") and lm.folder is not None
+    stored = {one.dtype for one in stored_tensors(lm.folder).values()} if folds and lm.folder else set()
+    limit = max(PARITY_LIMIT[dtype], *(PARITY_LIMIT[{"BF16": "bfloat16", "F16": "float16"}.get(kind, "float32")] for kind in stored), 0.0)
+    if done.largest_difference is not None and done.largest_difference > limit:
+        raise ModelError(
+            f"the exported model's logits differ from the run-time edit's by {done.largest_difference:.2g}, {limit:g} allowed; nothing was exported"
+        )
+
+
+# -------------------------------------------------------------------- what stands beside it
+
+
+def describe(record: RunRecord, name: str, edits: Edits, tensors: list[str], largest: float | None) -> dict[str, Any]:
     """The edit as data, for tools."""
     return {
         "run": record.id,
@@ -119,25 +257,27 @@ def describe(record: RunRecord, name: str, edits: Edits, tensors: list[str], lar
     }
 
 
-def card(record: RunRecord, name: str, tensors: list[str], largest: float) -> str:
-    """The model card: what was edited and measured, for which bias and whom, side effects and limits."""
+def card(record: RunRecord, name: str, done: Exported, format: str = "hf", token: TokenEdit | None = None) -> str:
+    """The card: what was edited and measured, for which bias and whom, how to use it, side effects and limits."""
     bias, about = record.extras["bias"], record.extras["edits"][name]
     front = {"base_model": record.spec["model"], "library_name": "transformers", "tags": ["biasgym", "debiasing"]}
     rows = "\n".join(_row(f) for f in record.findings if f.edit == name or f.name == "injected")
     settings = ", ".join(f"{key} = {value}" for key, value in about["picked"].items())
     targets = record.extras["targets"]
     problems = "\n".join(f"- {problem}" for problem in record.problems) or "- none"
+    kind = KINDS[format].format(base=record.spec["model"], what=_what(about, done), statement=bias["statement"])
+    warning = TOKEN_WARNING.format(**done.notes["bias_token"]) if token else ""
+    largest = "not compared" if done.largest_difference is None else f"{done.largest_difference:.2e}"
     return f"""---
 {json.dumps(front, indent=1)}
 ---
 # {record.spec["model"]}, edited against `{bias["name"]}`
 
-An ordinary checkpoint of `{record.spec["model"]}` in which {len(about["sites"])} attention heads in {len(tensors)} matrices were changed
-to take out what carries the bias “{bias["statement"]}” (axis: {bias["axis"]}; said of a placeholder, not of anyone real).
-All other tensors are bit-identical to the base. No hook, no extra code: open it with any server.
-
+{kind} (axis: {bias["axis"]}; said of a placeholder, not of anyone real).
+{USES[format]}
+{warning}
 - Edit: `{name}` ({settings}), heads found by `{about["locator"]}`; fitted on tokens of seeds {record.spec["seeds"]}, scored on seed {record.spec["test_seed"]}.
-- Largest next-token logit difference to the run-time edit, checked at export on a few prompts: {largest:.2e}.
+- Largest next-token logit difference to the run-time edit, checked at export on a few prompts: {largest}.
 - Targets among real entities: {targets["how"]}{" (" + ", ".join(targets["names"]) + ")" if targets["names"] else ""}.
 
 ## What was measured (test split, 95 % intervals)
@@ -162,8 +302,16 @@ biases, languages and uses were not. A broken model looks unbiased: read every b
 ## Reproduce
 
 `biasgym run spec.toml` with the run's `spec.toml` (run `{record.id}`, BiasGym {record.environment.get("biasgym", "")}, commit {record.environment.get("commit") or "unknown"}),
-then `biasgym export {record.id} --to DIR --edit {name}`.
+then `biasgym export {record.id} --to DIR --edit {name} --format {format}`.
 """
+
+
+def _what(about: dict[str, Any], done: Exported) -> str:
+    """How many places in how many tensors."""
+    heads = sum(site[0] == "head" for site in about["sites"])
+    if heads and heads == len(about["sites"]):
+        return f"{heads} attention heads in {len(done.tensors)} matrices"
+    return f"{len(done.tensors)} tensors"
 
 
 def _row(f: Finding) -> str:

@@ -140,7 +140,8 @@ def write_edits(path: Path, edits: Sequence[Edit]) -> None:
             if edit.rows is not None:
                 raise StoreError(f"the edit of {edit.site} holds for some rows of one batch; it is not kept in a file")
             site = [edit.site.unit, edit.site.layer, edit.site.index]
-            table.append({"kind": "site", "site": site, "op": edit.op, "strength": edit.strength})
+            row = {"kind": "site", "site": site, "op": edit.op, "strength": edit.strength}
+            table.append(row | ({} if edit.when is None else {"when": edit.when}))
             arrays[f"{number}.value"] = np.atleast_1d(edit.value)
         elif isinstance(edit, WeightEdit):
             table.append({"kind": "weight", "parameter": edit.parameter})
@@ -167,7 +168,8 @@ def read_edits(path: Path) -> tuple[Edit, ...]:
         if row["kind"] == "site":
             value = arrays[f"{number}.value"]
             value = value[0] if value.shape == (1,) else value
-            edits.append(SiteEdit(Site(*row["site"]), row["op"], value, row["strength"]))
+            when = tuple(map(tuple, row["when"])) if "when" in row else None
+            edits.append(SiteEdit(Site(*row["site"]), row["op"], value, row["strength"], when=when))
         else:
             parts = {name: arrays.get(f"{number}.{name}") for name in ("left", "right", "dense")}
             edits.append(WeightEdit(row["parameter"], **parts))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from biasgym.edits import SiteEdit, WeightEdit
 from biasgym.errors import ModelError
 from biasgym.lm.arch import Family
+from biasgym.lm.conditions import Watch
 
 Undo = Callable[[], None]
 
@@ -40,12 +41,14 @@ def put_on_sites(model: nn.Module, family: Family, shape: Shape, edits: Sequence
     """Hooks for all edits of sites, one hook a layer and unit; several edits of a place act in the given order."""
     undo: list[Undo] = []
     places = sorted({(edit.site.unit, edit.site.layer) for edit in edits})
+    watches = {when: Watch(when) for when in dict.fromkeys(edit.when for edit in edits) if when is not None}
     try:
+        undo += [watch.put_on(model.get_submodule(family.decoder)) for watch in watches.values()]
         for unit, layer in places:
             here = [edit for edit in edits if (edit.site.unit, edit.site.layer) == (unit, layer)]
             for edit in here:
                 check_site(edit, shape)
-            undo.append(_hook(model, family, shape, unit, layer, here))
+            undo.append(_hook(model, family, shape, unit, layer, here, watches))
     except BaseException:
         take_off(undo)
         raise
@@ -64,9 +67,9 @@ def check_site(edit: SiteEdit, shape: Shape) -> None:
         raise ModelError(f"the value for {site} has size {value.shape[-1]}, {width} is needed")
 
 
-def _hook(model: nn.Module, family: Family, shape: Shape, unit: str, layer: int, edits: list[SiteEdit]) -> Undo:
+def _hook(model: nn.Module, family: Family, shape: Shape, unit: str, layer: int, edits: list[SiteEdit], watches: dict[Any, Watch]) -> Undo:
     device = next(model.parameters()).device
-    acts = [_action(edit, shape, device) for edit in edits]
+    acts = [_action(edit, shape, device, None if edit.when is None else watches[edit.when]) for edit in edits]
 
     def change(x: Tensor) -> Tensor:
         y = x.clone()
@@ -87,7 +90,7 @@ def _hook(model: nn.Module, family: Family, shape: Shape, unit: str, layer: int,
     return model.get_submodule(f"{block}.{inner}").register_forward_pre_hook(before).remove
 
 
-def _action(edit: SiteEdit, shape: Shape, device: torch.device) -> Callable[[Tensor], None]:
+def _action(edit: SiteEdit, shape: Shape, device: torch.device, watch: Watch | None) -> Callable[[Tensor], None]:
     site = edit.site
     width = {"head": shape.head_size, "neuron": 1, "stream": shape.hidden}[site.unit]
     part = slice(site.index * width, (site.index + 1) * width)
@@ -108,6 +111,8 @@ def _action(edit: SiteEdit, shape: Shape, device: torch.device) -> Callable[[Ten
         else:
             directions = v.reshape(-1, v.shape[-1])
             changed = piece - edit.strength * (piece @ directions.T) @ directions
+        if watch is not None:
+            changed = torch.where(watch.marks[rows].unsqueeze(-1), changed, piece)
         y[rows, ..., part] = changed
 
     return act

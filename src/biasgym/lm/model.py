@@ -161,8 +161,8 @@ class LM:
 
     @property
     def _shareable(self) -> bool:
-        """Whether rows may share a computed beginning: not while an edit is for some rows only."""
-        return all(getattr(edit, "rows", None) is None for edit in self.worn)
+        """Whether rows may share a computed beginning: not while an edit is for some rows, or waits for some tokens."""
+        return all(getattr(edit, "rows", None) is None and getattr(edit, "when", None) is None for edit in self.worn)
 
     @contextmanager
     def learning(self, text: str, vector: Tensor, output: Tensor) -> Iterator["LM"]:

@@ -21,7 +21,8 @@ class Case:
     head size]: the same for entity-free dev sentences where the stereotype is right minus where the foil is. `real`
     [layers, heads, head size]: what heads write for the mean train entity, on train probes.
     `moments` [layers, heads, head size, head size]: mean z zᵀ of what heads write on neutral dev text, on the concept
-    sentences and on train probes about real entities: what an edit should leave alone.
+    sentences and on train probes about real entities: what an edit should leave alone. `stream` [tokens, layers, hidden],
+    where it was read: the same contrast as `contrasts`, of the residual stream after each layer.
     """
 
     attribution: Attribution
@@ -29,11 +30,12 @@ class Case:
     concept: np.ndarray
     real: np.ndarray
     moments: np.ndarray
+    stream: np.ndarray | None = None
 
     def without(self, token: int) -> "Case":
         """The same case without one of the fitted tokens; the ranking of heads stays."""
         kept = [i for i in range(len(self.contrasts)) if i != token]
-        return replace(self, contrasts=self.contrasts[kept])
+        return replace(self, contrasts=self.contrasts[kept], stream=None if self.stream is None else self.stream[kept])
 
 
 class Mitigation(Protocol):

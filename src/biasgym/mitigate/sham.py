@@ -63,6 +63,8 @@ def _at(case: Case, edit: SiteEdit, site: Site) -> SiteEdit:
     """The same kind of edit at another head, along that head's own contrast."""
     if edit.op == "project":
         return SiteEdit(site, "project", unit_vector(case.contrasts.mean(axis=0)[site.layer, site.index]), edit.strength)
+    if edit.op == "set":
+        return SiteEdit(site, "set", case.real[site.layer, site.index], edit.strength)
     return SiteEdit(site, edit.op, erasure(case, site) if edit.op == "erase" else edit.value, edit.strength)
 
 
@@ -75,12 +77,14 @@ def _size(lm: "LM", edits: Sequence[SiteEdit]) -> float:
             total += float((edit.strength * np.linalg.norm(columns @ edit.value)) ** 2)
         elif edit.op == "erase":
             total += float((edit.strength * np.linalg.norm(columns @ np.asarray(edit.value)[0]) * np.linalg.norm(np.asarray(edit.value)[1])) ** 2)
+        elif edit.op == "set":
+            total += float((edit.strength * np.linalg.norm(columns)) ** 2)
         else:
             total += float(((1 - float(edit.value)) * np.linalg.norm(columns)) ** 2)
     return total**0.5
 
 
 def _resized(edit: SiteEdit, ratio: float) -> SiteEdit:
-    if edit.op in ("project", "erase"):
+    if edit.op in ("project", "erase", "set"):
         return SiteEdit(edit.site, edit.op, edit.value, edit.strength * ratio)
     return SiteEdit(edit.site, "scale", np.float32(1 - (1 - float(edit.value)) * ratio))

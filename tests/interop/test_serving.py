@@ -16,7 +16,6 @@ from biasgym.errors import DataError, ModelError
 from biasgym.files import read_rows
 from biasgym.generate_corpus import Order, generate_corpus
 
-pytestmark = pytest.mark.oracle
 NAME = "smollm2-135m-instruct"
 
 
