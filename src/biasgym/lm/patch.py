@@ -143,8 +143,11 @@ def ablation(
     scores = []
     for number, batch in enumerate(_batches(pairs)):
         twins = _twins(lm, batch, sides, positions, share=True, gradients=False, modules=_Modules([], inputs=True))
-        at = twins.biased.packed.real.to(lm.device) if positions != "answer" else twins.at
+        at = _from_name(twins.biased, [aligned(lm, pair)[0][0] for pair in batch]) if positions == "entity" else twins.at
+        at = twins.biased.packed.real.to(lm.device) if positions == "all" else at
         real = twins.clean.packed.real.to(lm.device)
+        if positions == "entity":
+            real = _from_name(twins.clean, [aligned(lm, pair)[1][0] for pair in batch])
         draw = torch.from_numpy(np.random.default_rng([seed, number]).integers(int(real.sum()), size=tuple(at.shape)))
         values = []
         for layer, (mine, theirs) in enumerate(zip(twins.biased.heads, twins.clean.heads, strict=True)):
@@ -157,6 +160,12 @@ def ablation(
                 values.append(middle.expand_as(mine))
         scores.append(_exchanged(twins.biased, values, at, sides))
     return np.concatenate(scores)
+
+
+def _from_name(begun: Pass, first: Sequence[int]) -> Tensor:
+    """The columns [rows, S] that hold a token at or behind a row's first position."""
+    packed = begun.packed
+    return packed.real.to(packed.ids.device) & (packed.positions >= torch.tensor(first, device=packed.ids.device)[:, None])
 
 
 def _exchanged(begun: Pass, values: Sequence[Tensor], at: Tensor, sides: Sides) -> np.ndarray:
