@@ -15,7 +15,7 @@ from biasgym.lm.resume import Pass, full_pass, pack
 from biasgym.lm.trace import PAIRS_A_BATCH, Pair, Sides, attention_outs, blocks_of
 from biasgym.sites import Unit
 
-TOKENS_A_CHUNK = 2048
+TOKENS_A_CHUNK = 1024
 Positions = Literal["all", "entity", "answer"]
 How = Literal["zero", "mean", "resample"]
 

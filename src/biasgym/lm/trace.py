@@ -157,7 +157,7 @@ def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
     ):
         hidden = _full_states(lm, row)
     direction, constant, total = _answer_direction(lm, hidden[0, -1], query, sides)
-    back = _norm_adjoint(norm, last[0][0, -1].float(), direction)
+    back = norm_adjoint(norm, last[0][0, -1].float(), direction)
     constant = constant + _norm_bias(norm) @ direction
     multiplier = getattr(lm.model.config, family.residual_multiplier) if family.residual_multiplier else 1.0
     result: dict[str, list[Any]] = {"heads": [], "mlps": [], "attention_biases": []}
@@ -207,7 +207,7 @@ def _gain(norm: nn.Module, x: Tensor) -> Tensor:
     return weight / (x.square().mean() + epsilon).sqrt()
 
 
-def _norm_adjoint(norm: nn.Module, x: Tensor, direction: Tensor) -> Tensor:
+def norm_adjoint(norm: nn.Module, x: Tensor, direction: Tensor) -> Tensor:
     """The transpose of a norm, frozen at x, applied to a direction."""
     scaled = _gain(norm, x) * direction
     return scaled - scaled.mean() if isinstance(norm, nn.LayerNorm) else scaled
@@ -220,7 +220,7 @@ def _norm_bias(norm: nn.Module) -> Tensor:
 
 def _through_post(block: nn.Module, name: str | None, written: Tensor, back: Tensor) -> Tensor:
     """Pull a direction back through the norm that follows a matrix, where the family has one."""
-    return back if name is None else _norm_adjoint(block.get_submodule(name), written, back)
+    return back if name is None else norm_adjoint(block.get_submodule(name), written, back)
 
 
 @torch.no_grad()
