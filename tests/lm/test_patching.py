@@ -252,7 +252,9 @@ def test_integrated_gradients_add_up_to_the_layer(lm):
         clean = plain_heads(lm, pairs[0].clean, layer)
 
         def change(z, ids, clean=clean):
-            for a, b in zip([*mine, *range(z.shape[1] - len(ids), z.shape[1])], [*theirs, *range(len(clean[tuple(ids)][0]) - len(ids), 10**6)], strict=False):
+            for a, b in zip(
+                [*mine, *range(z.shape[1] - len(ids), z.shape[1])], [*theirs, *range(len(clean[tuple(ids)][0]) - len(ids), 10**6)], strict=False
+            ):
                 z[0, a] = clean[tuple(ids)][0, b]
             return z
 
@@ -410,7 +412,13 @@ def test_ablation_has_its_kinds(llama):
     pairs = pairs_of()[:1]
     found = [
         catalog.build("locate", "ablation", settings).rank(llama, pairs, SIDES).by_pair
-        for settings in ({"how": "zero"}, {"how": "mean"}, {"how": "resample"}, {"how": "mean", "over": "neutral"}, {"how": "zero", "positions": "all"})
+        for settings in (
+            {"how": "zero"},
+            {"how": "mean"},
+            {"how": "resample"},
+            {"how": "mean", "over": "neutral"},
+            {"how": "zero", "positions": "all"},
+        )
     ]
     for i, one in enumerate(found):
         for other in found[i + 1 :]:

@@ -15,7 +15,7 @@ from biasgym.lm.resume import Pass, full_pass, pack
 from biasgym.lm.trace import PAIRS_A_BATCH, Pair, Sides, attention_outs, blocks_of
 from biasgym.sites import Unit
 
-TOKENS_A_CHUNK = 1024
+TOKENS_A_CHUNK = 576  # more rows at once do not fit a processor's cache and are slower
 Positions = Literal["all", "entity", "answer"]
 How = Literal["zero", "mean", "resample"]
 
@@ -172,11 +172,12 @@ def _exchanged(begun: Pass, values: Sequence[Tensor], at: Tensor, sides: Sides) 
     """metric − metric with one head's values exchanged at some columns, every layer and head; [rows, layers, heads]."""
     lm = begun.lm
     base = begun.metric(sides)
-    count, columns = at.shape
-    scores = torch.zeros(count, lm.shape.layers, lm.shape.heads)
-    cells = [(row, head) for head in range(lm.shape.heads) for row in range(count)]
+    lengths = begun.packed.lengths
+    by_length = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    scores = torch.zeros(len(lengths), lm.shape.layers, lm.shape.heads)
+    cells = [(row, head) for row in by_length for head in range(lm.shape.heads)]
     for layer, (mine, other) in enumerate(zip(begun.heads, values, strict=True)):
-        for chunk in _chunks(cells, columns):
+        for chunk in _chunks(cells, [lengths[row] for row, _ in cells]):
             rows = torch.tensor([row for row, _ in chunk], device=lm.device)
             heads = torch.tensor([head for _, head in chunk], device=lm.device)
             one = torch.arange(lm.shape.heads, device=lm.device)[None] == heads[:, None]
@@ -193,10 +194,15 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         yield pairs[start : start + PAIRS_A_BATCH]
 
 
-def _chunks(cells: Sequence[Any], columns: int) -> Iterator[Sequence[Any]]:
-    size = max(1, TOKENS_A_CHUNK // columns)
-    for start in range(0, len(cells), size):
-        yield cells[start : start + size]
+def _chunks(cells: Sequence[tuple[int, Any]], lengths: Sequence[int]) -> Iterator[Sequence[tuple[int, Any]]]:
+    """Cells in order, as many at a time as fit the token budget when padded to the longest of them."""
+    start, longest = 0, 0
+    for i, length in enumerate(lengths):
+        longest = max(longest, length)
+        if i > start and (i - start + 1) * longest > TOKENS_A_CHUNK:
+            yield cells[start:i]
+            start, longest = i, length
+    yield cells[start:]
 
 
 # -------------------------------------------------------------------- to first order: one backward pass for all
@@ -277,7 +283,7 @@ def integrated_gradients(lm: LM, pairs: Sequence[Pair], sides: Sides, *, steps: 
         cells = [(row, (step + 0.5) / steps) for row in range(len(batch)) for step in range(steps)]
         for layer, mine in enumerate(twins.biased.heads):
             way = (twins.clean_values(twins.clean.heads[layer]) - mine) * twins.at[:, :, None]
-            for chunk in _chunks(cells, way.shape[1]):
+            for chunk in _chunks(cells, [way.shape[1]] * len(cells)):
                 rows = torch.tensor([row for row, _ in chunk], device=lm.device)
                 how_far = torch.tensor([far for _, far in chunk], device=lm.device, dtype=way.dtype)
                 z = (mine[rows] + how_far[:, None, None] * way[rows]).requires_grad_(True)

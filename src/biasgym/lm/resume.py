@@ -42,8 +42,12 @@ class Packed:
     @property
     def real(self) -> Tensor:
         """Which of the S columns hold a token, [rows, S]."""
-        lengths = [c - s + len(t) for c, s, t in zip(self.contexts, self.starts, self.tails, strict=True)]
-        return torch.arange(self.ids.shape[1])[None] < torch.tensor(lengths)[:, None]
+        return torch.arange(self.ids.shape[1])[None] < torch.tensor(self.lengths)[:, None]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many of the S columns each row uses."""
+        return [c - s + len(t) for c, s, t in zip(self.contexts, self.starts, self.tails, strict=True)]
 
     @property
     def share_before(self) -> float:
@@ -87,12 +91,16 @@ def pack(lm: LM, queries: Sequence[Query], answers: Sequence[str], starts: Seque
             sees[r, column, p + column] = True
         picks.append(tuple((a, rest + node if node >= 0 else rest - 1, token) for a, node, token in wanted))
     return Packed(
-        *(tensor.to(lm.device) for tensor in (before, ids, positions, sees, places)),
-        tuple(starts),
-        tuple(map(len, contexts)),
-        tuple(tuple(token for token, _, _ in tree) for tree, _ in trees),
-        tuple(picks),
-        len(answers),
+        before=before.to(lm.device),
+        ids=ids.to(lm.device),
+        positions=positions.to(lm.device),
+        sees=sees.to(lm.device),
+        places=places.to(lm.device),
+        starts=tuple(starts),
+        contexts=tuple(map(len, contexts)),
+        tails=tuple(tuple(token for token, _, _ in tree) for tree, _ in trees),
+        picks=tuple(picks),
+        answers=len(answers),
     )
 
 
@@ -154,28 +162,39 @@ class Pass:
         """The metric [n] of the rows [n] (any, also repeated) when `heads` [n, S, …] goes into this layer's output matrix.
 
         Only this block and those after it are run, for the S columns; equal to the whole pass with that replacement, as
-        long as columns before a row's start are not meant to change.
+        long as columns before a row's start are not meant to change. Columns that none of these rows uses are left out.
         """
+        lengths = self.packed.lengths
+        columns = max(lengths[row] for row in rows.tolist())
         out = self.lm.model.get_submodule(f"{self.lm.family.layers}.{layer}.{self.lm.family.attention_out}")
         expanded: dict[int, Any] = {}
+        heads = heads[:, :columns]
         memory = _Memory(self.kept, rows, fill=False)
-        x = self.inputs[layer][rows]
+        x = self.inputs[layer][rows, :columns]
         for number, block in enumerate(blocks_of(self.lm)[layer:], start=layer):
-            named = {name: memory if name in CACHE_NAMES else self._expand(value, rows, expanded) for name, value in self.calls[number].items()}
+            named = {
+                name: memory if name in CACHE_NAMES else self._expand(value, rows, columns, expanded) for name, value in self.calls[number].items()
+            }
             with _fed(out, heads) if number == layer else _nothing():
                 made = block(x, **named)
             x = made[0] if isinstance(made, tuple) else made
         states = self.lm.model.get_submodule(self.lm.family.final_norm)(x)
         return _lean(self.lm, self.packed, states, rows.tolist(), sides)
 
-    def _expand(self, value: Any, rows: Tensor, done: dict[int, Any]) -> Any:
-        """Row-wise arguments of a block for other rows; blocks share most of them, so each is expanded once."""
+    def _expand(self, value: Any, rows: Tensor, columns: int, done: dict[int, Any]) -> Any:
+        """Row-wise arguments of a block for other rows; blocks share most of them, so each is made once."""
         if isinstance(value, tuple):
-            return tuple(self._expand(one, rows, done) for one in value)
-        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != len(self.packed.starts) or value.shape[0] == 1:
+            return tuple(self._expand(one, rows, columns, done) for one in value)
+        count, width = self.packed.ids.shape
+        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != count or count == 1:
             return value
         if id(value) not in done:
-            done[id(value)] = value[rows]
+            chosen = value[rows]
+            if value.shape[1] == width:  # positions and rotary tables
+                chosen = chosen[:, :columns]
+            elif value.ndim == 4:  # our mask
+                chosen = chosen[:, :, :columns, : value.shape[3] - width + columns]
+            done[id(value)] = chosen
         return done[id(value)]
 
 

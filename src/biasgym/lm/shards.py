@@ -17,6 +17,8 @@ from biasgym.lm.arch import Family, family_of
 from biasgym.lm.model import LM, Query
 from biasgym.lm.trace import norm_adjoint
 
+STORED_HEAD = "embed_out.weight"  # what GPT-NeoX files call a head that is `lm_head` in memory
+
 
 class Shards:
     """The tensors of a model folder by their state-dict names, read one by one; nothing is kept."""
@@ -82,12 +84,13 @@ def direct_from_files(folder: Path, heads: np.ndarray, ends: np.ndarray, firsts:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     family, shards = family_of(config.model_type), Shards(folder)
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        skeleton: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     if heads.ndim != 4 or len(heads) != len(ends) or len(heads) != len(firsts) or heads.shape[1] != config.num_hidden_layers:
         raise SpecError(f"heads {heads.shape}, ends {ends.shape} and {len(firsts)} answers do not belong together, or to this model")
     norm = _filled(skeleton, family.final_norm, shards)
     last = torch.from_numpy(ends).float()
-    directions = _directions(config, family, shards, norm(last), firsts)
+    matrix = _unembedding(skeleton, family, shards)
+    directions = _directions(config, family, shards, matrix, norm(last), firsts)
     back = torch.stack([norm_adjoint(norm, x, direction) for x, direction in zip(last, directions, strict=True)])
     multiplier = getattr(config, family.residual_multiplier) if family.residual_multiplier else 1.0
     scores = []
@@ -113,13 +116,20 @@ def _filled(skeleton: nn.Module, name: str, shards: Shards) -> nn.Module:
     return module
 
 
+def _unembedding(skeleton: Any, family: Family, shards: Shards) -> str:
+    """The name of the matrix that answers are read off with: the head's own, or the embedding where they are tied."""
+    head = skeleton.get_output_embeddings()
+    name = next(f"{name}.weight" for name, module in skeleton.named_modules() if module is head)
+    if skeleton.config.tie_word_embeddings:
+        return name if name in shards.files else f"{family.embedding}.weight"
+    return next((stored for stored in (name, STORED_HEAD) if stored in shards.files), name)
+
+
 def _directions(
-    config: Any, family: Family, shards: Shards, states: Tensor, firsts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    config: Any, family: Family, shards: Shards, matrix: str, states: Tensor, firsts: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[Tensor]:
     """For each query the direction in its final state whose dot product is the logit difference, caps frozen at their slope."""
-    name = f"{family.head}.weight"
-    matrix = name if name in shards.files else f"{family.embedding}.weight"
-    bias = shards.maybe(f"{family.head}.bias")
+    bias = shards.maybe(matrix.removesuffix("weight") + "bias")
     directions = []
     for state, sides in zip(states, firsts, strict=True):
         tokens = [token for side in sides for token in side]
