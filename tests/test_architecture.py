@@ -11,28 +11,10 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = {
-    "errors",
-    "corpus",
-    "grammar",
-    "bias",
-    "sites",
-    "edits",
-    "records",
-    "stats",
-    "clustered",
-    "claims",
-    "seeds",
-    "files",
-    "progress",
-    "endpoint",
-    "diversity",
-    "candidates",
-    "commission",
-}
-ROOM = {"data", "lm", "datasets"}
-STATIONS = {"inject", "locate", "mitigate", "measure"}
-LEDGER = {"catalog", "spec", "store", "suites", "tune", "grade", "run", "generate_corpus"}
+WORDS = set("bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split())
+ROOM = set("data datasets lm".split())
+STATIONS = set("inject locate measure mitigate".split())
+LEDGER = set("catalog curves generate_corpus grade run spec store suites tune".split())
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

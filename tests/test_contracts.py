@@ -223,11 +223,11 @@ def test_a_locator_scores_every_place(models, token_for, family, name):
 
 @pytest.mark.parametrize("name", named("locate"))
 def test_a_locator_scores_a_pair_of_the_same_as_nothing(llama, token_for, name):
-    """Both sides the same name: nothing differs, so nothing carries it (the paper's formula has no clean run and is exempt)."""
+    """Both sides the same name: nothing differs, so nothing carries it (the paper's formula and ablation have no clean run)."""
     from biasgym.lm.model import Query
     from biasgym.lm.trace import Pair, Sides
 
-    if name == "dla-paper":
+    if name in ("dla-paper", "ablation"):
         return
     query = Query("What are people from Spain like?", "They are")
     found = catalog.build("locate", name).rank(llama, [Pair("p", query, query, ("Spain", "Spain"))], Sides(("reckless",), ("careful",)))

@@ -67,6 +67,49 @@ def test_direct_parts_add_up_to_the_logit_difference(real):
     np.testing.assert_allclose(parts.summed(), parts.total, rtol=1e-4, atol=1e-4)
 
 
+def test_a_resumed_pass_is_the_whole_pass(real):
+    """Rows resumed from a first, a middle and the last layer with a clean head in them say what whole hooked passes say."""
+    from biasgym.lm.model import Query
+    from biasgym.lm.patch import aligned
+    from biasgym.lm.resume import full_pass, pack
+    from biasgym.lm.trace import Pair, Sides, attention_outs
+
+    sides = Sides(("reckless", "dangerous drivers"), ("careful", "safe"))
+    names = ("Kazakhstan", "Spain")
+    one, two = (Query(f"How would you describe drivers from {name}?", f"Drivers from {name} are") for name in names)
+    mine, theirs = aligned(real, Pair("p", one, two, names))
+    answers = (*sides.stereotype, *sides.foil)
+    biased, clean = (full_pass(real, pack(real, [query], answers, [line[0]])) for query, line in ((one, mine), (two, theirs)))
+    tails = range(len(biased.packed.tails[0]))
+    left = torch.tensor([*mine, *(biased.packed.contexts[0] + t for t in tails)])
+    right = torch.tensor([*theirs, *(clean.packed.contexts[0] + t for t in tails)])
+    whole = pack(real, [one], answers, [0])
+    for layer, head in ((0, 4), (14, 2), (29, 7)):
+        part = slice(head * 64, (head + 1) * 64)
+        z = biased.heads[layer].clone()
+        z[0, left - mine[0], part] = clean.heads[layer][0, right - theirs[0], part]
+        resumed = float(biased.resumed(layer, torch.tensor([0]), z, sides))
+
+        def change(_module, args, part=part, layer=layer):
+            y = args[0].clone()
+            y[0, left, part] = clean.heads[layer][0, right - theirs[0], part]
+            return (y, *args[1:])
+
+        handle = attention_outs(real)[layer].register_forward_pre_hook(change)
+        full = float(full_pass(real, whole).metric(sides))
+        handle.remove()
+        assert resumed == pytest.approx(full, abs=5e-5)
+        assert abs(resumed - float(biased.metric(sides))) > 1e-6
+    assert float(biased.metric(sides)) == pytest.approx(_lean(real, one, sides), abs=1e-4)
+
+
+def _lean(real, query, sides):
+    """The metric by the model's ordinary scoring."""
+    found = real.answer_logprobs([query], (*sides.stereotype, *sides.foil))[0]
+    split = len(sides.stereotype)
+    return float(np.logaddexp.reduce(found[:split]) - np.logaddexp.reduce(found[split:]))
+
+
 def test_hook_fold_and_checkpoint_agree_without_biasgym(real, edits, tmp_path):
     """A fresh process with plain transformers says the same, token by token, and its logits agree within 1e-4."""
     from biasgym.lm.export import write_checkpoint

@@ -18,7 +18,8 @@ from biasgym.lm.export import parity, write_checkpoint
 from biasgym.lm.fold import check_foldable, folded, touched
 from biasgym.lm.load import load_lm, self_check
 from biasgym.lm.model import LM, Query, with_tokens
-from biasgym.lm.trace import Pair, Sides, attribution_patching, direct_parts, divergences, head_moments, head_outputs, surprise
+from biasgym.lm.patch import attribution_patching
+from biasgym.lm.trace import Pair, Sides, direct_parts, divergences, head_moments, head_outputs, surprise
 from biasgym.lm.train import Lesson, Schedule, TrainingState, held_out_loss, learn_token, lesson_loss, mean_embedding
 from biasgym.sites import Site
 from conftest import TOKEN, assert_untouched, case_for, hook_count, snapshot

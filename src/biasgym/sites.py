@@ -7,13 +7,15 @@ import numpy as np
 
 from biasgym.errors import SpecError
 
-Unit = Literal["head", "neuron", "stream"]
+Unit = Literal["head", "neuron", "stream", "linear"]
 UNITS: tuple[str, ...] = get_args(Unit)
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One place: a head (its output before the output matrix), a neuron, or the stream after a layer."""
+    """One place: a head (its output before the output matrix), a neuron, the stream after a layer, or one output of one of
+    a block's linear layers (counted through all of them in the block's own order).
+    """
 
     unit: Unit
     layer: int

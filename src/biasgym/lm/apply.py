@@ -58,6 +58,8 @@ def put_on_sites(model: nn.Module, family: Family, shape: Shape, edits: Sequence
 def check_site(edit: SiteEdit, shape: Shape) -> None:
     """Refuse an edit of a place that the model does not have, or with a value of the wrong size."""
     site = edit.site
+    if site.unit == "linear":
+        raise ModelError(f"{site} cannot be edited: no edit of single outputs of linear layers is known; choose heads or neurons")
     count = {"head": shape.heads, "neuron": shape.neurons, "stream": 1}[site.unit]
     if not 0 <= site.layer < shape.layers or not 0 <= site.index < count:
         raise ModelError(f"no {site.unit} {site.index} in layer {site.layer}: the model has {shape.layers} layers with {count} {site.unit}s each")

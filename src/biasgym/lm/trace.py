@@ -34,12 +34,14 @@ class Sides:
     foil: tuple[str, ...]
 
 
-def _blocks(lm: LM) -> list[nn.Module]:
+def blocks_of(lm: LM) -> list[nn.Module]:
+    """The blocks of the decoder, first to last."""
     return [lm.model.get_submodule(f"{lm.family.layers}.{layer}") for layer in range(lm.shape.layers)]
 
 
-def _attention_outs(lm: LM) -> list[Any]:
-    return [block.get_submodule(lm.family.attention_out) for block in _blocks(lm)]
+def attention_outs(lm: LM) -> list[Any]:
+    """The matrix that each layer's heads go through."""
+    return [block.get_submodule(lm.family.attention_out) for block in blocks_of(lm)]
 
 
 @torch.no_grad()
@@ -47,7 +49,7 @@ def head_outputs(lm: LM, queries: Sequence[Query]) -> np.ndarray:
     """What each head writes (before the output matrix) at the last position; shape [queries, layers, heads, head size]."""
     rows = [lm.ids_of(query) for query in queries]
     found = np.zeros((len(rows), lm.shape.layers, lm.shape.heads, lm.shape.head_size), dtype=np.float32)
-    modules = _attention_outs(lm)
+    modules = attention_outs(lm)
     for group in lm.batches([len(row) for row in rows]):
         with captured(modules, inputs=True) as heads:
             lm.hidden([rows[i] for i in group])
@@ -61,7 +63,7 @@ def head_moments(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Mean of z zᵀ of every head's output z over all positions of rows of ids; [layers, heads, head size, head size]."""
     shape = lm.shape
     total = torch.zeros(shape.layers, shape.heads, shape.head_size, shape.head_size)
-    modules, count = _attention_outs(lm), 0
+    modules, count = attention_outs(lm), 0
     for group in lm.batches([len(row) for row in rows], 2048):
         ids, mask = lm.pad([rows[i] for i in group])
         with captured(modules, inputs=True) as heads:
@@ -75,141 +77,31 @@ def head_moments(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
     return moments
 
 
+@torch.no_grad()
+def head_means(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Mean of what every head writes over all positions of rows of ids; [layers, heads, head size]."""
+    shape = lm.shape
+    total, count = torch.zeros(shape.layers, shape.heads * shape.head_size), 0
+    for group in lm.batches([len(row) for row in rows], 2048):
+        ids, mask = lm.pad([rows[i] for i in group])
+        with captured(attention_outs(lm), inputs=True) as heads:
+            _states(lm, ids, mask)
+        count += int(mask.sum())
+        total += torch.stack([z[mask.bool()].float().sum(0) for z in heads]).cpu()
+    means: np.ndarray = (total / max(1, count)).view(shape.layers, shape.heads, shape.head_size).numpy()
+    return means
+
+
 def _states(lm: LM, ids: Tensor, mask: Tensor) -> Tensor:
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     out: Tensor = lm.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
     return out
 
 
-# -------------------------------------------------------------------- attribution patching
-
-
-def attribution_patching(lm: LM, pairs: Sequence[Pair], sides: Sides) -> np.ndarray:
-    """First-order effect (nats) of giving each head its clean output at every position; shape [pairs, layers, heads].
-
-    The metric is log-sum-exp of the stereotype answers' log-probabilities minus that of the foils, whole answers. The
-    gradient is taken at the biased run, the run that would be patched (Nanda 2023; biased minus clean, so positive =
-    the head pushes towards the bias). Where the two names differ in token count, the texts between them are aligned
-    token by token, and of the names themselves the last tokens.
-    """
-    scores = np.zeros((len(pairs), lm.shape.layers, lm.shape.heads), dtype=np.float32)
-    for start in range(0, len(pairs), PAIRS_A_BATCH):
-        batch = pairs[start : start + PAIRS_A_BATCH]
-        scores[start : start + len(batch)] = _attribution_batch(lm, batch, sides)
-    return scores
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Teacher-forced rows of one side of a batch of pairs: ids with their answers' beginnings, and whose rows they are."""
-
-    rows: list[list[int]]
-    owner: list[int]
-    where: list[list[tuple[int, int, list[int]]]]  # per pair: for each answer its row, the context's length, its ids
-
-
-def _run(lm: LM, queries: Sequence[Query], answers: Sequence[str]) -> _Run:
-    rows: list[list[int]] = []
-    owner: list[int] = []
-    where = []
-    for number, query in enumerate(queries):
-        context = lm.ids_of(query)
-        places: dict[tuple[int, ...], int] = {}
-        found = []
-        for ids in lm.answer_ids(query, answers):
-            beginning = tuple(ids[:-1])
-            if beginning not in places:
-                places[beginning] = len(rows)
-                rows.append([*context, *beginning])
-                owner.append(number)
-            found.append((places[beginning], len(context), ids))
-        where.append(found)
-    return _Run(rows, owner, where)
-
-
-def _metric(lm: LM, hidden: Tensor, run: _Run, sides: Sides) -> Tensor:
-    """The metric of every pair, from left-padded last hidden states."""
-    longest = hidden.shape[1]
-    values = []
-    for found in run.where:
-        scores = []
-        for row, context, ids in found:
-            first = longest - len(run.rows[row]) + context - 1
-            logprobs = lm.logits(hidden[row, first : first + len(ids)]).log_softmax(-1)
-            scores.append(logprobs[torch.arange(len(ids)), torch.tensor(ids, device=hidden.device)].sum())
-        stacked = torch.stack(scores)
-        split = len(sides.stereotype)
-        values.append(stacked[:split].logsumexp(0) - stacked[split:].logsumexp(0))
-    return torch.stack(values)
-
-
-def _attribution_batch(lm: LM, pairs: Sequence[Pair], sides: Sides) -> np.ndarray:
-    answers = (*sides.stereotype, *sides.foil)
-    biased = _run(lm, [pair.biased for pair in pairs], answers)
-    clean = _run(lm, [pair.clean for pair in pairs], answers)
-    if biased.owner != clean.owner:
-        raise ModelError("the answers are cut differently after the two names; choose answers of whole words")
-    modules = _attention_outs(lm)
-    with torch.no_grad(), captured(modules, inputs=True) as kept:
-        _full_states(lm, clean.rows, gradients=False)
-        reference = list(kept)
-    with captured(modules, inputs=True) as heads:
-        metric = _metric(lm, _full_states(lm, biased.rows, gradients=True), biased, sides)
-        slopes = torch.autograd.grad(metric.sum(), list(heads))
-    places = [_aligned(lm, pairs[owner], biased.rows[r], clean.rows[r]) for r, owner in enumerate(biased.owner)]
-    scores = torch.zeros(len(pairs), lm.shape.layers, lm.shape.heads)
-    for layer, (z, slope, other) in enumerate(zip(heads, slopes, reference, strict=True)):
-        for r, owner in enumerate(biased.owner):
-            mine, theirs = places[r]
-            at, there = z.shape[1] - len(biased.rows[r]) + mine, other.shape[1] - len(clean.rows[r]) + theirs
-            effect = (slope[r, at] * (z[r, at].detach() - other[r, there])).float().sum(0)
-            scores[owner, layer] += effect.view(lm.shape.heads, lm.shape.head_size).sum(1).cpu()
-    return scores.numpy()
-
-
-def _full_states(lm: LM, rows: Sequence[Sequence[int]], *, gradients: bool) -> Tensor:
-    """Last hidden states of left-padded rows, nothing cached; with a graph from the embedding on when asked."""
-    ids, mask = lm.pad(rows)
-    handle = lm.embedding.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)) if gradients else None
-    try:
-        return _states(lm, ids, mask)
-    finally:
-        if handle is not None:
-            handle.remove()
-
-
-def _aligned(lm: LM, pair: Pair, biased: Sequence[int], clean: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Positions of the biased row and their partners in the clean row, from the first name on.
-
-    Before the first name the two runs are the same, so those positions are left out.
-    """
-    mine = _name_spans(lm, pair.biased, pair.entities[0], biased)
-    theirs = _name_spans(lm, pair.clean, pair.entities[1], clean)
-    if len(mine) != len(theirs) or not mine:
-        raise ModelError(f"pair {pair.id}: the entity stands {len(mine)} times on one side and {len(theirs)} on the other")
-    left: list[int] = []
-    right: list[int] = []
-    ends = [*[span[0] for span in mine[1:]], len(biased)], [*[span[0] for span in theirs[1:]], len(clean)]
-    for (_, a), (_, b), a_next, b_next in zip(mine, theirs, *ends, strict=True):
-        length = min(a_next - a, b_next - b)  # text after this name, up to the next one
-        left += [a - 1, *range(a_next - length, a_next)]
-        right += [b - 1, *range(b_next - length, b_next)]
-    return torch.tensor(left), torch.tensor(right)
-
-
-def _name_spans(lm: LM, query: Query, name: str, row: Sequence[int]) -> list[tuple[int, int]]:
-    """Token spans [first, after) of every mention of a name in a query's row."""
-    text = lm.text_of(query)
-    encoded = lm.tokenizer(text, add_special_tokens=not lm.chat, return_offsets_mapping=True)
-    spans = []
-    start = text.find(name)
-    while start >= 0:
-        stop = start + len(name)
-        inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < stop and b > start and b > a]
-        if inside:
-            spans.append((inside[0], inside[-1] + 1))
-        start = text.find(name, stop)
-    return spans
+def _full_states(lm: LM, row: Sequence[int]) -> Tensor:
+    """Last hidden states of one row, nothing cached."""
+    ids, mask = lm.pad([row])
+    return _states(lm, ids, mask)
 
 
 # -------------------------------------------------------------------- direct logit attribution
@@ -251,9 +143,9 @@ def direct_parts(lm: LM, queries: Sequence[Query], sides: Sides) -> DirectParts:
 
 def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
     row = lm.ids_of(query)
-    blocks = _blocks(lm)
+    blocks = blocks_of(lm)
     family = lm.family
-    outs = _attention_outs(lm)
+    outs = attention_outs(lm)
     mlps = [block.get_submodule(family.mlp_out) for block in blocks]
     norm = lm.model.get_submodule(family.final_norm)
     with (
@@ -263,9 +155,9 @@ def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
         captured([blocks[0]], inputs=True) as first,
         captured([norm], inputs=True) as last,
     ):
-        hidden = _full_states(lm, [row], gradients=False)
+        hidden = _full_states(lm, row)
     direction, constant, total = _answer_direction(lm, hidden[0, -1], query, sides)
-    back = _norm_adjoint(norm, last[0][0, -1].float(), direction)
+    back = norm_adjoint(norm, last[0][0, -1].float(), direction)
     constant = constant + _norm_bias(norm) @ direction
     multiplier = getattr(lm.model.config, family.residual_multiplier) if family.residual_multiplier else 1.0
     result: dict[str, list[Any]] = {"heads": [], "mlps": [], "attention_biases": []}
@@ -315,7 +207,7 @@ def _gain(norm: nn.Module, x: Tensor) -> Tensor:
     return weight / (x.square().mean() + epsilon).sqrt()
 
 
-def _norm_adjoint(norm: nn.Module, x: Tensor, direction: Tensor) -> Tensor:
+def norm_adjoint(norm: nn.Module, x: Tensor, direction: Tensor) -> Tensor:
     """The transpose of a norm, frozen at x, applied to a direction."""
     scaled = _gain(norm, x) * direction
     return scaled - scaled.mean() if isinstance(norm, nn.LayerNorm) else scaled
@@ -328,7 +220,7 @@ def _norm_bias(norm: nn.Module) -> Tensor:
 
 def _through_post(block: nn.Module, name: str | None, written: Tensor, back: Tensor) -> Tensor:
     """Pull a direction back through the norm that follows a matrix, where the family has one."""
-    return back if name is None else _norm_adjoint(block.get_submodule(name), written, back)
+    return back if name is None else norm_adjoint(block.get_submodule(name), written, back)
 
 
 @torch.no_grad()
@@ -345,9 +237,9 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
         if not own or own[0] == target:
             continue
         row = lm.ids_of(pair.biased)
-        outs = _attention_outs(lm)
+        outs = attention_outs(lm)
         with captured(outs, inputs=True) as heads:
-            _full_states(lm, [row], gradients=False)
+            _full_states(lm, row)
         difference = (lm.head.weight[target] - lm.head.weight[own[0]]).float()  # type: ignore[union-attr,index,operator]
         layers = []
         for out, z in zip(outs, heads, strict=True):
