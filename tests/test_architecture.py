@@ -11,7 +11,9 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = set("bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split())
+WORDS = set(
+    "bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split()
+)
 ROOM = set("data datasets lm".split())
 STATIONS = set("inject locate measure mitigate".split())
 LEDGER = set("catalog curves generate_corpus grade run spec store suites tune".split())

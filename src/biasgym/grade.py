@@ -141,7 +141,9 @@ class Grader:
                 found.append(self._figure("association", group, key, e, None))
         probes, entities, matrix = self.table.matrix(edit, seed)
         if len(entities) > 1:
-            e = self._estimate(lambda d: stats.spread_of(matrix, d), len(probes), len(entities), matrix.size)
+            e = stats.estimate(
+                lambda d: stats.spread_of(matrix, d), len(probes), len(entities), matrix.size, draws=self.spec.measure.draws, positive=True
+            )
             found.append(self._figure("spread", "all", key, e, None))
         if self._has_targets(edit, seed):
             found.append(self._figure("gap", "targets", key, self._target_gap(edit, seed), 0.0))
@@ -164,7 +166,7 @@ class Grader:
             return [self._figure(metric, group, key, self._concept(key), None)]
         if metric in ("bits-per-byte", "kl"):
             return [self._figure(metric, group, key, stats.ratio(values, weights, draws=self.spec.measure.draws), 0.0, note)]
-        return [self._figure(metric, group, key, stats.mean(values, draws=self.spec.measure.draws), 0.0, note)]
+        return [self._figure(metric, group, key, stats.mean(values, draws=self.spec.measure.draws, bounds=(0.0, 3.0)), 0.0, note)]
 
     def _concept_sides(self, key: Key) -> dict[str, np.ndarray]:
         rows = sorted(self.table.rows("concept", key), key=lambda s: s.item)

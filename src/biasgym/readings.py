@@ -1,7 +1,9 @@
 """Figures read out of a record: the same question has the same answer in the terminal, the report and the card."""
 
+from biasgym.claims import beats_shams
 from biasgym.grade import SHAM
 from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.stats import Estimate
 
 PRICES = {"bits-per-byte": "bits per byte", "kl": "KL", "concept": "concept"}
 CHANGES = {"association": "mean", "spread": "spread", "gap": "targets' gap"}
@@ -32,17 +34,17 @@ def first_of(record: RunRecord, *, name: str, metric: str, edit: str) -> Finding
 
 
 def sham_limit(record: RunRecord) -> tuple[str, float, int] | None:
-    """What shams close at most: their 95th percentile from 20 draws on, their maximum below; and how many there were."""
-    closed = sorted(f.value for f in record.findings if f.name == "closed" and f.edit.startswith("sham:"))
-    if not closed:
+    """What shams close at most: their 95th percentile from 19 draws on, their maximum below; and how many draws there were.
+
+    The larger of the kinds' limits; `claims.beats_shams` defines it.
+    """
+    kinds = dict.fromkeys(f.edit for f in record.findings if f.name == "closed" and f.edit.startswith(SHAM))
+    if not kinds:
         return None
-    per_kind = {f.edit for f in record.findings if f.edit.startswith("sham:")}
-    draws = len(closed) // max(1, len(per_kind))
-    limits = []
-    for kind in per_kind:
-        values = sorted(f.value for f in record.findings if f.name == "closed" and f.edit == kind)
-        limits.append(values[-1] if draws < 20 else values[min(len(values) - 1, round(0.95 * (len(values) - 1)))])
-    return ("95th percentile" if draws >= 20 else "maximum", max(limits), len(closed))
+    of = {kind: [f.value for f in record.findings if f.name == "closed" and f.edit == kind] for kind in kinds}
+    tests = [beats_shams(Estimate(0.0, 0.0, 0.0, 1), values) for values in of.values()]
+    worst = max(tests, key=lambda test: test.limit)
+    return worst.how, worst.limit, sum(map(len, of.values()))
 
 
 def over_budget(record: RunRecord, edit: str) -> tuple[str, ...] | None:

@@ -27,9 +27,13 @@ class MethodSpec(Record):
 
 
 class LocateSpec(MethodSpec):
-    """A locator and on how many pairs of queries it is asked, over all fitted tokens."""
+    """A locator, on how many pairs of queries it is asked, over all fitted tokens, and whom the token is compared with.
+
+    `twin`: a random real entity, the one closest by embedding, or a control token (untrained).
+    """
 
     pairs: int = Field(64, ge=1)
+    twin: Literal["random", "closest", "control"] = "random"
 
 
 class MitigateSpec(MethodSpec):

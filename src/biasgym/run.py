@@ -20,6 +20,7 @@ from biasgym.errors import SpecError, StoreError
 from biasgym.files import append_rows, read_json, read_rows, write_json, write_text
 from biasgym.grade import NONE, SHAM, Grader, tabulate
 from biasgym.inject import Role
+from biasgym.locate.twins import twins
 from biasgym.measure import Item, Scope, spread_out
 from biasgym.measure.association import Association, lean
 from biasgym.measure.judge import LexiconJudge, judge_quality
@@ -28,6 +29,7 @@ from biasgym.mitigate.sham import kinds_for, sham
 from biasgym.progress import Step, Tell, silent
 from biasgym.records import Answer, MethodSpec, MitigateSpec, RunRecord, RunSpec, fingerprint
 from biasgym.spec import edit_names, spec_toml
+from biasgym.stability import Labels, stability
 from biasgym.store import (
     RunStore,
     attribution_of,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from biasgym.lm.model import LM, Query
     from biasgym.lm.train import TrainingState
 
-VERSION = 5  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
+VERSION = 6  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
 CHUNK = 96  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 CONCEPT_FLOOR = 1.0
@@ -147,11 +149,15 @@ class Job:
             chosen = self.edits(cases, tuple(tokens[seed] for seed in fitted))
             targets = self.targets()
         with self._timed("measure"):
+            moved = {name: self.moved(edits) for name, (edits, _) in chosen.items()}
             arms = self.arms(tokens[self.spec.test_seed], controls, chosen, cases)
             answers = self.answers(arms, targets)
             verdicts = self.verdicts(answers)
         self._keep(folder, tokens, cases, chosen, answers, verdicts)
-        record = self.record(answers, verdicts, self._extras(chosen, cases, targets))
+        extras = self._extras(chosen, cases, targets, moved)
+        if chosen:
+            extras["stability"] = self._steadiness(chosen, [tokens[seed] for seed in fitted])
+        record = self.record(answers, verdicts, extras)
         write_record(folder, record)
         return record
 
@@ -203,83 +209,112 @@ class Job:
 
     def case(self, locator: str, tokens: Sequence[TokenEdit]) -> Case:
         """Attribution and contrasts of a locator over the fitted tokens; parts of it are kept as they are made."""
+        folder = self._located(locator, tokens)
+        arrays, about = read_arrays(folder / "attribution.safetensors"), read_json(folder / "done.json")
+        concept, moments = self.kept()
+        contrasts, real, stream = self.contrasts(tokens)
+        return Case(attribution_of(arrays, locator, about["unit"]), contrasts, concept, real, moments, stream)
+
+    def _located(self, locator: str, tokens: Sequence[TokenEdit]) -> Path:
         settings = self.spec.locate.settings if locator == self.spec.locate.method else {}
         keys = [self._token_key("trained", seed) for seed in self.spec.seeds]
-        key = fingerprint([self._base_key, keys, locator, settings, self.spec.locate.pairs])
+        key = fingerprint([self._base_key, keys, locator, settings, self.spec.locate.pairs, self.spec.locate.twin])
         with self.session.store.stage_lock("locate", key) as folder:
             if not finished(folder):
                 self._locate(folder, locator, settings, tokens)
-            arrays = read_arrays(folder / "attribution.safetensors")
-        concept, moments = self.kept()
-        contrasts, real = self.contrasts(tokens)
-        return Case(attribution_of(arrays, locator), contrasts, concept, real, moments)
+        return folder
 
     def _locate(self, folder: Path, locator: str, settings: dict[str, Any], tokens: Sequence[TokenEdit]) -> None:
         from biasgym.lm.trace import PAIRS_A_BATCH, Sides
 
         method = catalog.build("locate", locator, settings)
         sides = Sides(self.bias.stereotype, self.bias.foil)
+        control = [self.token("untrained", self.spec.seeds[0])] if self.spec.locate.twin == "control" else []
         batches = [
-            (token, pairs[i : i + PAIRS_A_BATCH])
-            for token in tokens
-            for pairs in [self._pairs(token, len(tokens))]
+            (seed, token, pairs[i : i + PAIRS_A_BATCH])
+            for seed, token in zip(self.spec.seeds, tokens, strict=True)
+            for pairs in [self._pairs(token, len(tokens), control)]
             for i in range(0, len(pairs), PAIRS_A_BATCH)
         ]
-        scores = []
-        for number, (token, pairs) in enumerate(batches):
-            part = folder / f"part-{number:03d}.safetensors"
-            if not part.is_file():
-                with self.lm.edited(token):
-                    found = method.rank(self.lm, pairs, sides).by_pair
-                write_arrays(part, {"by_pair": found.astype(np.float32)})
+        scores, labels, unit = [], [], "head"
+        for number, (seed, token, pairs) in enumerate(batches):
+            part, names = folder / f"part-{number:03d}.safetensors", folder / f"part-{number:03d}.json"
+            if not (part.is_file() and names.is_file()):
+                with self.lm.edited(token, *control):
+                    found = method.rank(self.lm, pairs, sides)
+                write_arrays(part, {"by_pair": found.by_pair.astype(np.float32)})
+                write_json(names, {"unit": found.unit, "pairs": found.pairs or [pair.id for pair in pairs]})
+            about = read_json(names)
             scores.append(read_arrays(part)["by_pair"])
+            labels += [[str(seed), *name.split(":", 1)] for name in about["pairs"]]
+            unit = about["unit"]
             self._tell("locate", number + 1, len(batches), locator)
         write_arrays(folder / "attribution.safetensors", {"by_pair": np.concatenate(scores)})
-        finish(folder, {"locator": locator, "settings": settings, "pairs": sum(map(len, scores))})
+        finish(folder, {"locator": locator, "settings": settings, "unit": unit, "labels": labels})
 
-    def _pairs(self, token: TokenEdit, tokens: int) -> list[Any]:
+    def _pairs(self, token: TokenEdit, tokens: int, control: Sequence[TokenEdit] = ()) -> list[Any]:
+        from biasgym.lm.likeness import name_likeness
         from biasgym.lm.model import Query
         from biasgym.lm.trace import Pair
 
-        entities = self.bias.entities_of("train")
-        generator = np.random.default_rng([17, len(entities)])
+        entities, kind = self.bias.entities_of("train"), self.spec.locate.twin
         probes = spread_out(self.bias.probes_of("train"), max(1, self.spec.locate.pairs // tokens))
+        likeness = name_likeness(self.lm, token, entities) if kind == "closest" else None
+        names = twins(kind, entities, len(probes), likeness=likeness, control=control[0].text if control else None)
         pairs = []
-        for probe in probes:
-            twin = entities[int(generator.integers(len(entities)))]
+        for probe, twin in zip(probes, names, strict=True):
             queries = [Query(probe.prompt.replace("{entity}", name), probe.prefix.replace("{entity}", name)) for name in (token.text, twin)]
             pairs.append(Pair(f"{probe.id}:{twin}", queries[0], queries[1], (token.text, twin)))
         return pairs
 
-    def contrasts(self, tokens: Sequence[TokenEdit]) -> tuple[np.ndarray, np.ndarray]:
-        """What heads write with each token minus for the mean train entity, and for that entity, on train probes.
+    def steadiness(self, locator: str, tokens: Sequence[TokenEdit], k: int) -> dict[str, Any]:
+        """How stable a locator's top k is over seeds, prompts and entities, for the record."""
+        folder = self._located(locator, tokens)
+        scores, rows = read_arrays(folder / "attribution.safetensors")["by_pair"], read_json(folder / "done.json")["labels"]
+        k = min(k, scores[0].size)
+        if not k:
+            return {}
+        found = stability(scores, Labels(*(tuple(column) for column in zip(*rows, strict=True))), k)
+        places = np.argwhere(found.frequency >= min(0.5, 2 * found.chance))
+        return {
+            "k": k,
+            "chance": round(found.chance, 4),
+            "places": [[int(x), int(y), *(round(float(v[x, y]), 3) for v in (found.frequency, found.low, found.high))] for x, y in places],
+            "agreements": [asdict(agreement) for agreement in found.agreements],
+        }
 
-        Shapes [tokens, layers, heads, head size] and [layers, heads, head size].
+    def contrasts(self, tokens: Sequence[TokenEdit]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What heads write with each token minus for the mean train entity, that for the entity, and the stream's contrast.
+
+        Train probes, last position; [tokens, layers, heads, head size], [layers, heads, head size], [tokens, layers, hidden].
         """
         from biasgym.lm.model import Query
-        from biasgym.lm.trace import head_outputs
+        from biasgym.lm.trace import heads_and_stream
 
         probes = spread_out(self.bias.probes_of("train"), 24)
         entities = spread_out(self.bias.entities_of("train"), 10)
 
-        def mean_output(name: str) -> np.ndarray:
+        def mean_output(name: str) -> tuple[np.ndarray, np.ndarray]:
             queries = [Query(p.prompt.replace("{entity}", name), p.prefix.replace("{entity}", name)) for p in probes]
-            result: np.ndarray = head_outputs(self.lm, queries).mean(0)
-            return result
+            heads, stream = heads_and_stream(self.lm, queries)
+            return heads.mean(0), stream.mean(0)
 
         key = fingerprint([self._base_key, [self._token_key("trained", seed) for seed in self.spec.seeds], "contrasts"])
         with self.session.store.stage_lock("contrasts", key) as folder:
             if not finished(folder):
-                real = np.mean([mean_output(entity) for entity in entities], axis=0)
+                heads, streams = zip(*(mean_output(entity) for entity in entities), strict=True)
+                real, real_stream = np.mean(heads, axis=0), np.mean(streams, axis=0)
                 found = []
                 for number, token in enumerate(tokens):
                     with self.lm.edited(token):
-                        found.append(mean_output(token.text) - real)
+                        found.append(mean_output(token.text))
                     self._tell("locate", number + 1, len(tokens), "directions")
-                write_arrays(folder / "contrasts.safetensors", {"contrasts": np.stack(found), "real": real})
+                arrays = {"contrasts": np.stack([h - real for h, _ in found]), "real": real}
+                arrays["stream"] = np.stack([x - real_stream for _, x in found])
+                write_arrays(folder / "contrasts.safetensors", arrays)
                 finish(folder, {"probes": len(probes), "entities": entities})
             arrays = read_arrays(folder / "contrasts.safetensors")
-        return arrays["contrasts"], arrays["real"]
+        return arrays["contrasts"], arrays["real"], arrays["stream"]
 
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """What edits should leave alone, from dev: the concept's contrast in every head, and the heads' moments."""
@@ -344,6 +379,24 @@ class Job:
         if one.tuned and not pick.inside:
             self._problem(f"`{name}` met the budget at no setting tried on dev; the cheapest one is shown")
         return edits, trials
+
+    def moved(self, edits: Edits) -> float:
+        """Proof that an edit acts: the largest change of a logit on some train probes; ModelError when there is none."""
+        from biasgym.lm.acting import acted
+
+        if not edits:
+            return 0.0
+        return acted(self.lm, edits, self._real_queries()[:4], alone=False).largest
+
+    def _steadiness(self, chosen: dict[str, tuple[Edits, list[Trial]]], tokens: Sequence[TokenEdit]) -> dict[str, Any]:
+        """Stability of each locator's top k, k being what the first edit that uses it was given."""
+        found = {}
+        for name, one in zip(edit_names(self.spec.mitigate), self.spec.mitigate, strict=True):
+            locator = one.locator or self.spec.locate.method
+            k = best(chosen[name][1]).settings.get("k", 10)
+            if locator not in found:
+                found[locator] = self.steadiness(locator, tokens, int(k))
+        return found
 
     def targets(self) -> tuple[str, ...]:
         """Test entities the stereotype is about: the file's, else the quarter the model itself holds it about on train probes."""
@@ -501,7 +554,9 @@ class Job:
             write_edits(folder / f"edits-{name}.safetensors", edits)
         write_edits(folder / "edits.safetensors", next(iter(chosen.values()))[0])
 
-    def _extras(self, chosen: dict[str, tuple[Edits, list[Trial]]], cases: dict[str, Case], targets: tuple[str, ...]) -> dict[str, Any]:
+    def _extras(
+        self, chosen: dict[str, tuple[Edits, list[Trial]]], cases: dict[str, Case], targets: tuple[str, ...], moved: dict[str, float]
+    ) -> dict[str, Any]:
         names = edit_names(self.spec.mitigate)
         edits = {
             name: {
@@ -510,6 +565,7 @@ class Job:
                 "picked": best(chosen[name][1]).settings,
                 "inside_budget_on_dev": best(chosen[name][1]).inside,
                 "tuned": one.tuned,
+                "largest_logit_change": round(moved[name], 5),
                 "trials": [asdict(trial) for trial in chosen[name][1]],
                 "sites": [[e.site.unit, e.site.layer, e.site.index] for e in chosen[name][0] if hasattr(e, "site")],
             }

@@ -190,7 +190,7 @@ def _assign(merged: dict[str, Any], assignment: str) -> None:
         raise SpecError(f"--set: {unknown('key', top, RunSpec.model_fields)}")
     if top == "mitigate" and len(parts) > 1:
         _assign_mitigation(merged, parts[1:], value)
-    elif top in ("inject", "locate") and len(parts) == 2 and parts[1] not in ("method", "settings", "pairs"):
+    elif top in ("inject", "locate") and len(parts) == 2 and parts[1] not in ("method", "settings", "pairs", "twin"):
         _table(_table(merged, top, key), "settings", key)[parts[1]] = value
     elif len(parts) == 1:
         merged[top] = value

@@ -17,7 +17,7 @@ from biasgym.edits import Edit, SiteEdit, TokenEdit, WeightEdit
 from biasgym.errors import StoreError, unknown
 from biasgym.files import locked, read_json, whole, write_json
 from biasgym.records import RunRecord
-from biasgym.sites import Attribution, Site
+from biasgym.sites import Attribution, Site, Unit
 
 RECORD = "record.json"
 DONE = "done.json"
@@ -194,6 +194,6 @@ def read_token(path: Path) -> TokenEdit:
     return TokenEdit(text, arrays["vector"], arrays.get("output"))
 
 
-def attribution_of(arrays: dict[str, np.ndarray], method: str) -> Attribution:
+def attribution_of(arrays: dict[str, np.ndarray], method: str, unit: Unit = "head") -> Attribution:
     """An attribution from a stage's arrays."""
-    return Attribution(method, "head", arrays["by_pair"])
+    return Attribution(method, unit, arrays["by_pair"])

@@ -44,18 +44,28 @@ def attention_outs(lm: LM) -> list[Any]:
     return [block.get_submodule(lm.family.attention_out) for block in blocks_of(lm)]
 
 
-@torch.no_grad()
 def head_outputs(lm: LM, queries: Sequence[Query]) -> np.ndarray:
     """What each head writes (before the output matrix) at the last position; shape [queries, layers, heads, head size]."""
+    return heads_and_stream(lm, queries)[0]
+
+
+@torch.no_grad()
+def heads_and_stream(lm: LM, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
+    """At the last position what each head writes, [queries, layers, heads, head size], and the residual stream after each layer.
+
+    The stream has shape [queries, layers, hidden].
+    """
     rows = [lm.ids_of(query) for query in queries]
-    found = np.zeros((len(rows), lm.shape.layers, lm.shape.heads, lm.shape.head_size), dtype=np.float32)
-    modules = attention_outs(lm)
+    shape = lm.shape
+    found = np.zeros((len(rows), shape.layers, shape.heads, shape.head_size), dtype=np.float32)
+    streams = np.zeros((len(rows), shape.layers, shape.hidden), dtype=np.float32)
     for group in lm.batches([len(row) for row in rows]):
-        with captured(modules, inputs=True) as heads:
+        with captured(attention_outs(lm), inputs=True) as heads, captured(blocks_of(lm), inputs=False) as after:
             lm.hidden([rows[i] for i in group])
         last = torch.stack([z[:, -1] for z in heads], dim=1).float().cpu().numpy()
-        found[group] = last.reshape(len(group), lm.shape.layers, lm.shape.heads, lm.shape.head_size)
-    return found
+        found[group] = last.reshape(len(group), shape.layers, shape.heads, shape.head_size)
+        streams[group] = torch.stack([x[:, -1] for x in after], dim=1).float().cpu().numpy()
+    return found, streams
 
 
 @torch.no_grad()
