@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TOKENS_A_PASS = 2048
 LOGITS_A_SLICE = 256
 SHORTEST_TRUNK = 8
+LEAST_SAVING = 0.25  # of a family's tokens; below it a second pass costs more than it spares
 
 
 class Continued(NamedTuple):
@@ -147,7 +148,15 @@ def _families(lm: "LM", inputs: Sequence[tuple[int, ...]]) -> list[_Family]:
             found[-1] = _Family(common, (*last.members, i))
         else:
             found.append(_Family(len(inputs[i]), (i,)))
-    return found
+    return [one for family in found for one in _worthwhile(family, inputs)]
+
+
+def _worthwhile(family: _Family, inputs: Sequence[tuple[int, ...]]) -> list[_Family]:
+    """The family, or its members one by one where they share too little."""
+    saved = family.trunk * (len(family.members) - 1)
+    if saved >= LEAST_SAVING * sum(len(inputs[i]) for i in family.members):
+        return [family]
+    return [_Family(len(inputs[i]), (i,)) for i in family.members]
 
 
 def _may_share(lm: "LM", inputs: Sequence[tuple[int, ...]]) -> bool:
