@@ -1,7 +1,6 @@
 """Published figures from answers worked out by hand, and from models that only say one thing."""
 
 import itertools
-import os
 import random
 
 import numpy as np
@@ -298,41 +297,3 @@ def test_settings_out_of_range_and_missing_copies(tmp_path, monkeypatch, made_up
     own.write_text("index\tbiased\n1\tx\n")
     with pytest.raises(DataError, match="no column `contrast`"):
         catalog.build("measure", "shades", {"path": str(own)}).items(scope())
-
-
-# -------------------------------------------------------------------- the embedded model
-
-
-def shared_data():
-    from pathlib import Path
-
-    named = os.environ.get("BIASGYM_DATA")
-    places = [Path(named)] if named else [parent / "shared" / "data" for parent in Path(__file__).resolve().parents]
-    return next((str(place) for place in places if place.is_dir()), None)
-
-
-@pytest.mark.real
-@pytest.mark.skipif(shared_data() is None, reason="no folder of evaluation sets: BIASGYM_DATA is not set and ../shared/data is not there")
-def test_the_embedded_model_is_above_chance_and_a_broken_one_is_not():
-    """Two layers with random weights: LAMBADA falls to almost nothing, HellaSwag to chance or near it."""
-    import torch
-
-    from biasgym.lm.load import load_lm
-
-    lm = load_lm("smollm2-135m-instruct")
-
-    def read(name, figure, most):
-        metric = catalog.build("measure", name, {"data": shared_data(), "most": most})
-        items = metric.items(scope())
-        answers = [answer(name, i.id, i.group, s, i.entity) for i, s in zip(items, metric.ask(lm, items), strict=True)]
-        return figures(name, answers)[figure, "all"]
-
-    assert read("lambada", "acc", 16) > 0.2
-    assert read("hellaswag", "acc_norm", 40) > 0.3
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in lm.model.named_parameters():
-            if weight.ndim == 2 and any(f"layers.{layer}." in name for layer in (4, 16)):
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-    assert read("lambada", "acc", 16) < 0.1
-    assert read("hellaswag", "acc_norm", 40) < 0.25 + 2 * (0.25 * 0.75 / 40) ** 0.5

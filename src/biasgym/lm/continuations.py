@@ -18,9 +18,14 @@ from biasgym.errors import ModelError, SpecError
 if TYPE_CHECKING:
     from biasgym.lm.model import LM
 
-TOKENS_A_PASS = 2048
+TOKENS_A_PASS = {"cpu": 512}  # a core's caches are small; on other devices:
+TOKENS_ELSEWHERE = 8192
+MOST_PADDING = 1.25  # padded ÷ real tokens of a pass, once it has FEW tokens
+FEW = 320
 LOGITS_A_SLICE = 256
 SHORTEST_TRUNK = 8
+LEAST_SAVING = 0.25  # of a family's tokens: below it a second pass costs more than it spares
+LEAST_IN_ALL = 0.1  # of all tokens, for the same reason
 
 
 class Continued(NamedTuple):
@@ -67,7 +72,7 @@ def continuation_logprobs(lm: "LM", pairs: Sequence[tuple[str, str]], *, chat: b
         wanted[number] += [_Wanted(pair, place - 1, ids[place]) for place in range(start, len(ids))]
     inputs = list(numbers)
     nats, greedy = np.zeros(len(rows)), np.ones(len(rows), dtype=bool)
-    for families in _passes(inputs, _families(lm, inputs)):
+    for families in _passes(inputs, _families(lm, inputs), TOKENS_A_PASS.get(lm.device.type, TOKENS_ELSEWHERE)):
         _read_pass(lm, inputs, families, wanted, nats, greedy)
     return [Continued(float(nats[i]), len(ids) - start, bool(greedy[i])) for i, (ids, start) in enumerate(rows)]
 
@@ -147,7 +152,15 @@ def _families(lm: "LM", inputs: Sequence[tuple[int, ...]]) -> list[_Family]:
             found[-1] = _Family(common, (*last.members, i))
         else:
             found.append(_Family(len(inputs[i]), (i,)))
-    return found
+    kept = [family for family in found if _saved(family) >= LEAST_SAVING * sum(len(inputs[i]) for i in family.members)]
+    if sum(map(_saved, kept)) < LEAST_IN_ALL * sum(map(len, inputs)):
+        kept = []
+    shared = {i for family in kept for i in family.members}
+    return [*kept, *(_Family(len(inputs[i]), (i,)) for i in order if i not in shared)]
+
+
+def _saved(family: _Family) -> int:
+    return family.trunk * (len(family.members) - 1)
 
 
 def _may_share(lm: "LM", inputs: Sequence[tuple[int, ...]]) -> bool:
@@ -165,24 +178,27 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return count
 
 
-def _passes(inputs: Sequence[tuple[int, ...]], families: Sequence[_Family]) -> list[list[_Family]]:
-    """Families grouped so that a pass, padding included, stays inside the budget of tokens."""
+def _passes(inputs: Sequence[tuple[int, ...]], families: Sequence[_Family], budget: int) -> list[list[_Family]]:
+    """Families of like lengths together, so that a pass stays inside the budget of tokens and little of it is padding."""
 
-    def tail(family: _Family) -> int:
-        return max(len(inputs[i]) - family.trunk for i in family.members)
+    def tails(family: _Family) -> list[int]:
+        return [len(inputs[i]) - family.trunk for i in family.members]
 
     groups: list[list[_Family]] = []
-    size = longest = members = 0
-    for family in sorted(families, key=lambda f: (tail(f) > 0, f.trunk, tail(f), f.members)):
-        mixed = bool(groups) and (tail(groups[-1][0]) > 0) != (tail(family) > 0)
-        longest = max(longest, tail(family))
-        members += len(family.members)
-        size = (len(groups[-1]) + 1) * family.trunk + members * longest if groups else 0
-        if groups and not mixed and size <= TOKENS_A_PASS:
-            groups[-1].append(family)
-        else:
-            groups.append([family])
-            longest, members = tail(family), len(family.members)
+    longest = members = real = 0
+    for family in sorted(families, key=lambda f: (max(tails(f)) > 0, f.trunk, max(tails(f)), f.members)):
+        mine = tails(family)
+        if groups:
+            wide, many = max(longest, *mine), members + len(mine)
+            size = (len(groups[-1]) + 1) * family.trunk + many * wide
+            sum_real = real + family.trunk + sum(mine)
+            mixed = (longest > 0) != (max(mine) > 0)
+            if not mixed and size <= budget and (sum_real <= FEW or size <= MOST_PADDING * sum_real):
+                groups[-1].append(family)
+                longest, members, real = wide, many, sum_real
+                continue
+        groups.append([family])
+        longest, members, real = max(mine), len(mine), family.trunk + sum(mine)
     return groups
 
 
@@ -267,7 +283,7 @@ def _read(lm: "LM", states: Tensor, reads: Sequence[tuple[int, _Wanted]], nats: 
         rows = torch.tensor([place - low for place, _ in part], device=logits.device)
         targets = torch.tensor([want.target for _, want in part], device=logits.device)
         values = (logits[rows, targets] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
-        best = (logits.argmax(-1)[rows] == targets).cpu().numpy()
+        best = (logits[rows, targets] >= logits.amax(-1)[rows]).cpu().numpy()
         pairs = np.array([want.pair for _, want in part])
         np.add.at(nats, pairs, values)
         np.logical_and.at(greedy, pairs, best)
