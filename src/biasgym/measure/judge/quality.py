@@ -1,0 +1,90 @@
+"""How good a judge is, against hand labels and against another judge."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
+from biasgym.corpus import ENTITY
+from biasgym.errors import SpecError
+from biasgym.measure.judge.contract import BAR_BALANCED_ACCURACY, BAR_KAPPA, Judge, Judged
+
+
+@dataclass(frozen=True)
+class JudgeQuality:
+    """How well a judge agrees with the hand labels of a half: none against any, and the four grades.
+
+    `reliable` when balanced accuracy is at least 0.8 and kappa at least 0.6. In `by_kind` a text counts as right when
+    its strength is, and for refusals and broken texts the outcome too.
+    """
+
+    split: str
+    n: int
+    balanced_accuracy: float
+    balanced_accuracy_low: float
+    balanced_accuracy_high: float
+    kappa: float
+    kappa_low: float
+    kappa_high: float
+    by_kind: dict[str, float]
+    reliable: bool
+
+
+def balanced_accuracy(labels: np.ndarray, given: np.ndarray) -> float:
+    """Mean of the share of biased texts found and the share of unbiased texts left alone; chance is 0.5."""
+    any_label, any_given = np.asarray(labels) > 0, np.asarray(given) > 0
+    shares = [float((any_given == any_label)[any_label == side].mean()) for side in (False, True) if (any_label == side).any()]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def quadratic_kappa(labels: np.ndarray, given: np.ndarray, grades: int = 4) -> float:
+    """Cohen's kappa with squared distances as weights: 1 is agreement, 0 is chance."""
+    counts = np.zeros((grades, grades))
+    np.add.at(counts, (np.asarray(labels, dtype=int), np.asarray(given, dtype=int)), 1)
+    distance = (np.arange(grades)[:, None] - np.arange(grades)) ** 2
+    expected = np.outer(counts.sum(1), counts.sum(0)) / max(counts.sum(), 1)
+    by_chance = float((distance * expected).sum())
+    return 1 - float((distance * counts).sum()) / by_chance if by_chance else 1.0
+
+
+def judge_quality(judge: Judge, split: str = "test", draws: int = 1000) -> JudgeQuality:
+    """The judge against the hand labels of one half, with bootstrap 95 % intervals over texts."""
+    rows = [row for row in read_jsonl(zoo_path() / "judge" / "labelled.jsonl") if row["split"] == split]
+    if not rows:
+        raise SpecError(f"no labelled text in split `{split}`; there is `dev`, `test`")
+    biases = {name: _bias_of(name) for name in sorted({str(row["bias"]) for row in rows})}
+    verdicts = [judge.judge(biases[row["bias"]], row["prompt"], row["text"], ENTITY) for row in rows]
+    labels, given = np.array([int(row["strength"]) for row in rows]), np.array([verdict.strength for verdict in verdicts])
+    picks = np.random.default_rng([0, len(rows)]).integers(len(rows), size=(draws, len(rows)))
+    # A draw may by chance have one side only; the other draws speak for it.
+    drawn = np.array([(balanced_accuracy(labels[pick], given[pick]), quadratic_kappa(labels[pick], given[pick])) for pick in picks])
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    accuracy, kappa = balanced_accuracy(labels, given), quadratic_kappa(labels, given)
+    right: dict[str, list[bool]] = {}
+    for row, verdict in zip(rows, verdicts, strict=True):
+        right.setdefault(row["kind"], []).append(_is_right(row, verdict))
+    return JudgeQuality(
+        split=split,
+        n=len(rows),
+        balanced_accuracy=accuracy,
+        balanced_accuracy_low=float(low[0]),
+        balanced_accuracy_high=float(high[0]),
+        kappa=kappa,
+        kappa_low=float(low[1]),
+        kappa_high=float(high[1]),
+        by_kind={kind: float(np.mean(hits)) for kind, hits in sorted(right.items())},
+        reliable=accuracy >= BAR_BALANCED_ACCURACY and kappa >= BAR_KAPPA,
+    )
+
+
+def _is_right(row: dict[str, Any], verdict: Judged) -> bool:
+    return verdict.strength == row["strength"] and (row["kind"] not in ("refusal", "broken") or verdict.outcome == row["kind"])
+
+
+def _bias_of(name: str) -> BiasSpec:
+    """The bias from the zoo; while its folder is not whole, its name is enough to find its lexicon."""
+    try:
+        return load_bias(name)
+    except SpecError:
+        return BiasSpec(name=name, stereotype=(), foil=(), entities=())
