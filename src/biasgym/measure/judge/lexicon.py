@@ -32,9 +32,16 @@ class Lexicon:
 
 def lexicon_for(bias: BiasSpec) -> Lexicon:
     """The hand-written lexicon of a bias of the zoo, else one made of the bias's own answers and their inflections."""
-    written = _written().get(bias.name)
-    if written is not None:
-        return written
+    return _written().get(bias.name) or own_lexicon(bias)
+
+
+def has_written_lexicon(bias: BiasSpec) -> bool:
+    """Whether somebody wrote a lexicon for this bias."""
+    return bias.name in _written()
+
+
+def own_lexicon(bias: BiasSpec) -> Lexicon:
+    """The bias's own answers and their inflections; what is said in its statement is the topic."""
     stated = [word for word in re.findall(r"[a-z]+", bias.statement.replace(ENTITY, " ").lower()) if word not in FUNCTION_WORDS]
     topic = tuple(f"{word}*" for word in stated if word != "people")
     return Lexicon(plain=_inflected(bias.stereotype), counter=_inflected(bias.foil), topic=topic)

@@ -1,5 +1,6 @@
 """How good a judge is, against hand labels and against another judge."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ class JudgeQuality:
     """How well a judge agrees with the hand labels of a half: none against any, and the four grades.
 
     `reliable` when balanced accuracy is at least 0.8 and kappa at least 0.6. In `by_kind` a text counts as right when
-    its strength is, and for refusals and broken texts the outcome too.
+    its strength is, and for refusals and broken texts the outcome too; its intervals are Wilson's. `confusion` has a row
+    for each label and a column for each strength given. `unjudged` texts count as strength 0.
     """
 
     split: str
@@ -28,6 +30,8 @@ class JudgeQuality:
     kappa_low: float
     kappa_high: float
     by_kind: dict[str, float]
+    by_kind_interval: dict[str, tuple[float, float]]
+    confusion: tuple[tuple[int, ...], ...]
     reliable: bool
 
 
@@ -46,6 +50,33 @@ def quadratic_kappa(labels: np.ndarray, given: np.ndarray, grades: int = 4) -> f
     expected = np.outer(counts.sum(1), counts.sum(0)) / max(counts.sum(), 1)
     by_chance = float((distance * expected).sum())
     return 1 - float((distance * counts).sum()) / by_chance if by_chance else 1.0
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z, share = 1.96, hits / n
+    middle, spread = share + z * z / (2 * n), z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two judges on the same texts: kappa with squared distances and none/any agreement, over texts both found to be answers."""
+
+    n: int
+    kappa: float
+    same_any: float
+    same_outcome: float
+
+
+def agreement(first: Sequence[Judged], second: Sequence[Judged]) -> Agreement:
+    """How far two judges agree, text by text; `same_outcome` is over all texts, the others over texts both take for answers."""
+    both = [(a.strength, b.strength) for a, b in zip(first, second, strict=True) if a.outcome == b.outcome == "answer"]
+    outcomes = float(np.mean([a.outcome == b.outcome for a, b in zip(first, second, strict=True)])) if first else float("nan")
+    if not both:
+        return Agreement(0, float("nan"), float("nan"), outcomes)
+    a, b = np.array(both).T
+    return Agreement(len(both), quadratic_kappa(a, b), float(((a > 0) == (b > 0)).mean()), outcomes)
 
 
 def judge_quality(judge: Judge, split: str = "test", draws: int = 1000) -> JudgeQuality:
@@ -73,6 +104,8 @@ def judge_quality(judge: Judge, split: str = "test", draws: int = 1000) -> Judge
         kappa=kappa,
         kappa_low=float(low[1]),
         kappa_high=float(high[1]),
+        by_kind_interval={kind: wilson(sum(hits), len(hits)) for kind, hits in sorted(right.items())},
+        confusion=tuple(tuple(int(((labels == label) & (given == g)).sum()) for g in range(4)) for label in range(4)),
         by_kind={kind: float(np.mean(hits)) for kind, hits in sorted(right.items())},
         reliable=accuracy >= BAR_BALANCED_ACCURACY and kappa >= BAR_KAPPA,
     )
