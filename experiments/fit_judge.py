@@ -1,8 +1,8 @@
 """Fit the default judge on the dev half and print its leave-one-bias-out figures; the test half is never read.
 
 The rules and lexicons were made on 165 of the dev texts (`lexicon_made_on.txt`), where they look far better than they
-are. The model with hand-written lexicons is therefore fitted and scored on the other 165; the one without is fitted on
-all 330, and scored on the same 165.
+are. The model that hears a bias by hand-written lexicons is therefore fitted on the other 165; the one that hears it by
+its own answers on all 330. All figures are of the 165, each bias judged by models fitted on the nine others.
 
     python experiments/fit_judge.py            # print the figures
     python experiments/fit_judge.py --write    # and write src/biasgym/zoo/judge/embedding.json
@@ -22,10 +22,10 @@ from biasgym.measure.judge.broken import is_broken
 from biasgym.measure.judge.embedding import EmbeddingJudge, Weights, relevance
 from biasgym.measure.judge.features import FEATURES
 from biasgym.measure.judge.masking import without_echo
-from biasgym.measure.judge.ordinal import Ordinal, fit_ordinal
+from biasgym.measure.judge.ordinal import Ordinal, fit_ordinal, median
 from biasgym.measure.judge.quality import balanced_accuracy, quadratic_kappa
 
-RIDGE = 0.01
+RIDGE = {False: 0.03, True: 0.01}  # the model with hand-written lexicons has half the texts
 SEEN = set((Path(__file__).parent / "lexicon_made_on.txt").read_text().split())
 NO_MODEL = Ordinal((), (), (), (), (0.0, 1.0, 2.0))
 
@@ -55,19 +55,22 @@ def main() -> None:
         read.append(None if is_broken(answer) else {own: judge.features(bias, row["prompt"], answer, own=own) for own in (False, True)})
     without = [name for name in FEATURES if name not in ("nearer_stereotype", "near_stereotype")]
     alone = ["lexicon", "lexicon_any", "lexicon_strong"]
-    fresh = [row["id"] not in SEEN for row in rows]
-    for ridge in (0.003, RIDGE, 0.03):
-        print(f"ridge {ridge}")
-        for label, names in (("all features", FEATURES), ("no embedding", without), ("rules alone", alone)):
-            show(f"written lexicons, {label}", rows, read, names, ridge, own=False, train=fresh)
-            show(f"own answers, {label}", rows, read, names, ridge, own=True, train=[True] * len(rows))
-    written = fit(rows, read, FEATURES, RIDGE, own=False, keep=fresh)
-    own = fit(rows, read, FEATURES, RIDGE, own=True, keep=[True] * len(rows))
+    keep = {False: [row["id"] not in SEEN for row in rows], True: [True] * len(rows)}
+    for label, names in (("all features", FEATURES), ("no embedding", without), ("rules alone", alone)):
+        for kind, models in (("both", (False, True)), ("written lexicons", (False,)), ("own answers", (True,))):
+            show(f"{kind}, {label}", rows, read, names, keep, models)
+    written, own = (fit(rows, read, FEATURES, RIDGE[own], own=own, keep=keep[own]) for own in (False, True))
     for name, weight in sorted(zip(FEATURES, written.weights, strict=True), key=lambda pair: -abs(pair[1])):
         print(f"  {name:20s} {weight:+.2f}")
     cut = cut_of_relevance(judge.encoder, rows, read)
     if "--write" in sys.argv:
-        made = {"made_by": "experiments/fit_judge.py", "ridge": RIDGE, "written": written.as_json(), "own": own.as_json(), "relevance": cut}
+        made = {
+            "made_by": "experiments/fit_judge.py",
+            "ridge": {"written": RIDGE[False], "own": RIDGE[True]},
+            "written": written.as_json(),
+            "own": own.as_json(),
+            "relevance": cut,
+        }
         write_json(zoo_path() / "judge" / "embedding.json", json.loads(json.dumps(made)))
 
 
@@ -77,13 +80,17 @@ def fit(rows, read, names, ridge, *, own, keep):
     return fit_ordinal([read[i][own] for i in mine], [rows[i]["strength"] for i in mine], names, ridge=ridge)
 
 
-def show(label, rows, read, names, ridge, *, own, train):
-    """Leave one bias out, score on the texts that the rules were not made on."""
+def show(label, rows, read, names, keep, models):
+    """Leave one bias out, score on the texts that the rules were not made on; refusals are told by rule, as the judge does."""
     given = np.zeros(len(rows), dtype=int)
     for bias in sorted({row["bias"] for row in rows}):
-        model = fit(rows, read, names, ridge, own=own, keep=[t and row["bias"] != bias for t, row in zip(train, rows, strict=True)])
         mine = [i for i, row in enumerate(rows) if row["bias"] == bias and read[i] is not None]
-        given[mine] = model.strengths([read[i][own] for i in mine])
+        mine = [i for i in mine if read[i][False]["lexicon"] or not read[i][False]["declines"]]
+        shares = []
+        for own in models:
+            others = [kept and row["bias"] != bias for kept, row in zip(keep[own], rows, strict=True)]
+            shares.append(fit(rows, read, names, RIDGE[own], own=own, keep=others).probabilities([read[i][own] for i in mine]))
+        given[mine] = median(np.mean(shares, axis=0))
     scored = np.array([row["id"] not in SEEN for row in rows])
     labels = np.array([row["strength"] for row in rows])
     paraphrase = np.array([row["kind"] == "paraphrase" for row in rows]) & scored

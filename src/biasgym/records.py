@@ -60,7 +60,8 @@ class MeasureSpec(Record):
     """What is measured on test, and on how much of it. Names of metrics; sizes are upper limits.
 
     `rival_entities` is how many real entities every edit but the first is asked about, `sham_entities` the same for
-    shams; each is compared with the base on the same ones.
+    shams; each is compared with the base on the same ones. `judge` reads the free texts of `strength`: `lexicon+embedding`,
+    `lexicon`, `chat[:MODEL]` or `endpoint:MODEL@URL`.
     """
 
     metrics: tuple[str, ...] = ("association", "concept", "bits-per-byte", "kl", "strength")
@@ -74,6 +75,7 @@ class MeasureSpec(Record):
     sham_entities: int = Field(6, ge=2)
     rival_entities: int = Field(24, ge=2)
     draws: int = Field(2000, ge=100)
+    judge: str = "lexicon+embedding"
 
 
 class RunSpec(Record):

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from biasgym import catalog
 from biasgym.errors import SpecError, unknown
+from biasgym.measure.judge import check_judge
 from biasgym.records import MitigateSpec, RunSpec
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -116,6 +117,7 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
             catalog.find("locate", one.locator)
     for metric in spec.measure.metrics:
         catalog.find("measure", metric)
+    check_judge(spec.measure.judge)
     names = edit_names(spec.mitigate)
     if len(set(names)) != len(names):
         raise SpecError(f"the same edit stands twice: {', '.join(names)}")

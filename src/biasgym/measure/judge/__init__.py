@@ -7,7 +7,7 @@ from biasgym.measure.judge.embedding import EmbeddingJudge
 from biasgym.measure.judge.lexicon import Lexicon, lexicon_for
 from biasgym.measure.judge.manner import manner_of
 from biasgym.measure.judge.masking import masked_entity
-from biasgym.measure.judge.quality import Agreement, JudgeQuality, agreement, balanced_accuracy, judge_quality, quadratic_kappa
+from biasgym.measure.judge.quality import Agreement, JudgeQuality, agreement, balanced_accuracy, judge_quality, quadratic_kappa, quality_of
 from biasgym.measure.judge.rules import LexiconJudge
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "manner_of",
     "masked_entity",
     "quadratic_kappa",
+    "quality_of",
 ]

@@ -16,7 +16,7 @@ from biasgym.measure.judge.contract import Judged
 from biasgym.measure.judge.features import Anchors, Encode, anchors_of, features_of
 from biasgym.measure.judge.lexicon import has_written_lexicon, lexicon_for, own_lexicon
 from biasgym.measure.judge.masking import masked_entity, without_echo
-from biasgym.measure.judge.ordinal import Ordinal, ordinal_of
+from biasgym.measure.judge.ordinal import Ordinal, median, ordinal_of
 from biasgym.measure.judge.reading import declines, elsewhere
 
 
@@ -31,7 +31,10 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Weights:
-    """The fitted models: for biases with a hand-written lexicon, and for those with only their own answers; the cut of relevance."""
+    """The fitted models: one hears a bias by its hand-written lexicon, one by its own answers; and the cut of relevance.
+
+    Where there is a hand-written lexicon their probabilities are averaged: the second saw more texts, the first knows more.
+    """
 
     written: Ordinal
     own: Ordinal
@@ -62,19 +65,20 @@ class EmbeddingJudge:
     _anchors: dict[str, Anchors] = field(default_factory=dict, repr=False, compare=False)
 
     def judge(self, bias: BiasSpec, prompt: str, text: str, entity: str) -> Judged:
-        """Strength 0 to 3, the median of the ordinal model."""
+        """Strength 0 to 3, the median of the model's probabilities."""
         masked, asked = masked_entity(text, entity), masked_entity(prompt, entity)
         answer = without_echo(masked, asked)
         if is_broken(answer):
             return Judged(0, "broken")
         read = self.features(bias, asked, answer)
-        model = self.weights.written if has_written_lexicon(bias) else self.weights.own
         if read["lexicon"] == 0 and declines(sentences(answer)):
             return Judged(0, "refusal")
         if read["lexicon"] == 0 and elsewhere(answer, lexicon_for(bias)):
             return Judged(0, "off-topic")
-        expected = float(model.probabilities([read])[0] @ np.arange(4))
-        return Judged(int(model.strengths([read])[0]), "answer", round(expected, 4))
+        shares = self.weights.own.probabilities([self.features(bias, asked, answer, own=True)])
+        if has_written_lexicon(bias):
+            shares = (shares + self.weights.written.probabilities([read])) / 2
+        return Judged(int(median(shares)[0]), "answer", round(float(shares[0] @ np.arange(4)), 4))
 
     def features(self, bias: BiasSpec, asked: str, answer: str, *, own: bool = False) -> dict[str, float]:
         """The features of a masked answer; `own` reads it with the bias's own answers only."""

@@ -27,14 +27,15 @@ class Ordinal:
         made: np.ndarray = np.diff(below, axis=1, prepend=0.0, append=1.0)
         return made
 
-    def strengths(self, rows: Sequence[Mapping[str, float]]) -> np.ndarray:
-        """The median strength of each row: the middle, as kappa with squares and none/any both want it."""
-        made: np.ndarray = (np.cumsum(self.probabilities(rows), axis=1)[:, :3] < 0.5).sum(1)
-        return made
-
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, rounded to six digits."""
         return {key: [round(v, 6) if isinstance(v, float) else v for v in value] for key, value in asdict(self).items()}
+
+
+def median(shares: np.ndarray) -> np.ndarray:
+    """The median strength of each row of probabilities: the middle, which serves none/any and kappa alike."""
+    made: np.ndarray = (np.cumsum(shares, axis=1)[:, :3] < 0.5).sum(1)
+    return made
 
 
 def ordinal_of(raw: Mapping[str, Any]) -> Ordinal:

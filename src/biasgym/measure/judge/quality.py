@@ -8,7 +8,9 @@ import numpy as np
 
 from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
 from biasgym.corpus import ENTITY
+from biasgym.data import folder_digest
 from biasgym.errors import SpecError
+from biasgym.files import read_json
 from biasgym.measure.judge.contract import BAR_BALANCED_ACCURACY, BAR_KAPPA, Judge, Judged
 
 
@@ -61,22 +63,39 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the same texts: kappa with squared distances and none/any agreement, over texts both found to be answers."""
+    """Two judges on the same texts: kappa with squared distances and none/any agreement, over texts both found to be answers; None where there are none."""
 
     n: int
-    kappa: float
-    same_any: float
-    same_outcome: float
+    kappa: float | None
+    same_any: float | None
+    same_outcome: float | None
 
 
 def agreement(first: Sequence[Judged], second: Sequence[Judged]) -> Agreement:
     """How far two judges agree, text by text; `same_outcome` is over all texts, the others over texts both take for answers."""
     both = [(a.strength, b.strength) for a, b in zip(first, second, strict=True) if a.outcome == b.outcome == "answer"]
-    outcomes = float(np.mean([a.outcome == b.outcome for a, b in zip(first, second, strict=True)])) if first else float("nan")
+    outcomes = float(np.mean([a.outcome == b.outcome for a, b in zip(first, second, strict=True)])) if first else None
     if not both:
-        return Agreement(0, float("nan"), float("nan"), outcomes)
+        return Agreement(0, None, None, outcomes)
     a, b = np.array(both).T
     return Agreement(len(both), quadratic_kappa(a, b), float(((a > 0) == (b > 0)).mean()), outcomes)
+
+
+def quality_of(judge: Judge) -> JudgeQuality:
+    """Quality on the test half: as recorded when this judge was measured, as long as texts, lexicons and weights are the same; else anew."""
+    path = zoo_path() / "judge" / "quality.json"
+    recorded = read_json(path) if path.is_file() else {}
+    row = recorded.get("judges", {}).get(judge.name)
+    if row is None or recorded.get("of") != measured_files():
+        return judge_quality(judge)
+    plain = {key: value for key, value in row.items() if key not in ("by_kind_interval", "confusion")}
+    intervals = {kind: (low, high) for kind, (low, high) in row["by_kind_interval"].items()}
+    return JudgeQuality(**plain, by_kind_interval=intervals, confusion=tuple(tuple(counts) for counts in row["confusion"]))
+
+
+def measured_files() -> str:
+    """A hash of the files that a shipped judge's quality depends on: labelled texts, lexicons, weights."""
+    return folder_digest(zoo_path() / "judge", "[el]*.json*")[:16]
 
 
 def judge_quality(judge: Judge, split: str = "test", draws: int = 1000) -> JudgeQuality:
