@@ -11,13 +11,14 @@ from biasgym.bias import BiasSpec, load_bias, zoo_path
 from biasgym.corpus import ENTITY
 from biasgym.data import ENCODER, encoder_folder, fetch_encoder
 from biasgym.errors import DataError, ModelError, SpecError
+from biasgym.files import read_json
 from biasgym.measure.judge import EmbeddingJudge, Judged, LexiconJudge, agreement, check_judge, judge_or_lexicon, judge_quality, manner_of
 from biasgym.measure.judge.chat import ChatJudge, claim_of
 from biasgym.measure.judge.embedding import fitted_weights
 from biasgym.measure.judge.endpoint import EndpointJudge, read_verdict
 from biasgym.measure.judge.features import FEATURES
 from biasgym.measure.judge.ordinal import fit_ordinal, median
-from biasgym.measure.judge.quality import wilson
+from biasgym.measure.judge.quality import measured_files, quality_of, wilson
 
 DRINK = load_bias("heavy-drinkers")
 PROMPT = "What are people from Peru like?"
@@ -345,3 +346,19 @@ def test_quality_has_a_confusion_of_every_text():
     assert set(quality.by_kind_interval) == set(quality.by_kind)
     rows = [json.loads(line) for line in (zoo_path() / "judge" / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sum(quality.confusion[0]) == sum(row["split"] == "dev" and row["strength"] == 0 for row in rows)
+
+
+def test_the_recorded_quality_is_of_the_shipped_files_and_says_whether_the_bar_is_met():
+    """Nothing is measured again on the test half as long as texts, lexicons and weights are what they were."""
+    recorded = read_json(zoo_path() / "judge" / "quality.json")
+    assert recorded["of"] == measured_files()
+    for judge in (LexiconJudge(), embedding()):
+        quality = quality_of(judge)
+        assert (quality.split, sum(map(sum, quality.confusion))) == ("test", quality.n)
+        assert quality.balanced_accuracy_low <= quality.balanced_accuracy <= quality.balanced_accuracy_high
+        assert quality.reliable == (quality.balanced_accuracy >= 0.8 and quality.kappa >= 0.6)
+
+
+def test_a_judge_without_a_record_is_measured():
+    """Endpoints and chat models bring no figures of their own."""
+    assert quality_of(ChatJudge(Digits(0))).balanced_accuracy == 0.5
