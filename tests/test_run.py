@@ -15,6 +15,7 @@ SMALL = [
     "tune.texts=3", "tune.chats=3", "measure.probes=6", "measure.entities=6", "measure.texts=3", "measure.chats=3",
     "measure.generations=3", "measure.tokens=6", "measure.shams=2", "measure.sham_entities=2", "measure.draws=200",
     "mitigate.direction.k=4", "mitigate.zero.k=4", "tune.kl=10", "tune.bits_per_byte=100", "tune.concept=100",
+    "measure.judge=lexicon",  # the default one fetches 84 MB
 ]  # fmt: skip
 
 

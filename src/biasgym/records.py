@@ -65,7 +65,8 @@ class MeasureSpec(Record):
 
     `rival_entities` is how many real entities every edit but the first is asked about, `sham_entities` the same for
     shams; each is compared with the base on the same ones. `benchmarks` are public sets, asked with the token off, with
-    and without every edit.
+    and without every edit. `judge` reads the free texts of `strength`: `lexicon+embedding`, `lexicon`, `chat[:MODEL]` or
+    `endpoint:MODEL@URL`.
     """
 
     metrics: tuple[str, ...] = ("association", "concept", "bits-per-byte", "kl", "strength")
@@ -80,6 +81,7 @@ class MeasureSpec(Record):
     sham_entities: int = Field(6, ge=2)
     rival_entities: int = Field(24, ge=2)
     draws: int = Field(2000, ge=100)
+    judge: str = "lexicon+embedding"
 
 
 class RunSpec(Record):

@@ -23,7 +23,7 @@ from biasgym.inject import Role
 from biasgym.locate.twins import twins
 from biasgym.measure import Item, Scope, spread_out
 from biasgym.measure.association import Association, lean
-from biasgym.measure.judge import LexiconJudge, judge_quality
+from biasgym.measure.judge import EmbeddingJudge, Judge, Judged, LexiconJudge, agreement, judge_or_lexicon, manner_of, quality_of
 from biasgym.mitigate import Case
 from biasgym.mitigate.sham import kinds_for, sham
 from biasgym.progress import Step, Tell, silent
@@ -154,7 +154,7 @@ class Job:
             answers = self.answers(arms, targets)
             verdicts = self.verdicts(answers)
         self._keep(folder, tokens, cases, chosen, answers, verdicts)
-        extras = self._extras(chosen, cases, targets, moved)
+        extras = self._extras(chosen, cases, targets, moved, verdicts)
         if chosen:
             extras["stability"] = self._steadiness(chosen, [tokens[seed] for seed in fitted])
         record = self.record(answers, verdicts, extras)
@@ -518,15 +518,46 @@ class Job:
         texts = [answer for answer in answers if answer.metric == "strength"]
         if not texts:
             return []
-        judge = LexiconJudge()
-        rows = []
-        for a in texts:
-            judged = judge.judge(self.bias, a.said["prompt"], a.said["text"], a.entity)
-            rows.append(
-                {"item": a.item, "entity": a.entity, "token": a.token, "edit": a.edit, "seed": a.seed, "judge": judge.name}
-                | {"strength": judged.strength, "outcome": judged.outcome}
-            )
-        return rows
+        said = [[a.item, a.entity, a.token, a.edit, a.seed, a.said["prompt"], a.said["text"]] for a in texts]
+        key = fingerprint([self.spec.measure.judge, self.judge.name, folder_digest(zoo_path() / "judge", "*.json*"), self.bias.digest, VERSION, said])
+        with self.session.store.stage_lock("verdicts", key) as folder:
+            for answer in texts[len(read_rows(folder / "verdicts.jsonl")) :]:
+                append_rows(folder / "verdicts.jsonl", [self._verdict(answer)])
+            return read_rows(folder / "verdicts.jsonl")
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge that the spec names; `lexicon` and a problem where that one cannot be had."""
+        cache = self.session.store.root / "judge-answers.jsonl"
+        judge, problem = judge_or_lexicon(self.spec.measure.judge, place=self.session.place, cache=cache, tell=self.session.say)
+        if problem:
+            self._problem(problem)
+        return judge
+
+    def _verdict(self, a: Answer) -> dict[str, Any]:
+        """One text's row: the judge's word, the lexicon's beside it, and what else is noted of the text."""
+        prompt, text = a.said["prompt"], a.said["text"]
+        judged, second = (judge.judge(self.bias, prompt, text, a.entity) for judge in (self.judge, LexiconJudge()))
+        encode = self.judge.encoder.encode if isinstance(self.judge, EmbeddingJudge) else None
+        return (
+            {"item": a.item, "entity": a.entity, "token": a.token, "edit": a.edit, "seed": a.seed, "judge": self.judge.name}
+            | asdict(judged)
+            | {"lexicon": asdict(second)}
+            | manner_of(prompt, text, a.entity, encode)
+        )
+
+    def _judge_extras(self, verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """How good the judge is on the labelled test half, and how far it agrees with the lexicon on this run's texts."""
+        if not verdicts:
+            return {}
+        key = fingerprint([self.spec.measure.judge, self.judge.name, folder_digest(zoo_path() / "judge", "*.json*"), VERSION])
+        with self.session.store.stage_lock("judge-quality", key) as folder:
+            if not finished(folder):
+                finish(folder, asdict(quality_of(self.judge)))
+            quality = read_json(folder / "done.json")
+        ours = [Judged(v["strength"], v["outcome"]) for v in verdicts]
+        lexicon = [Judged(v["lexicon"]["strength"], v["lexicon"]["outcome"]) for v in verdicts]
+        return {"name": self.judge.name, **quality, "agreement": {"with": "lexicon", **asdict(agreement(ours, lexicon))}}
 
     # ------------------------------------------------------------ what is left behind
 
@@ -555,7 +586,12 @@ class Job:
         write_edits(folder / "edits.safetensors", next(iter(chosen.values()))[0])
 
     def _extras(
-        self, chosen: dict[str, tuple[Edits, list[Trial]]], cases: dict[str, Case], targets: tuple[str, ...], moved: dict[str, float]
+        self,
+        chosen: dict[str, tuple[Edits, list[Trial]]],
+        cases: dict[str, Case],
+        targets: tuple[str, ...],
+        moved: dict[str, float],
+        verdicts: Sequence[dict[str, Any]],
     ) -> dict[str, Any]:
         names = edit_names(self.spec.mitigate)
         edits = {
@@ -578,7 +614,7 @@ class Job:
             "edits": edits,
             "attributions": {name: np.round(case.attribution.values, 5).tolist() for name, case in cases.items()},
             "tokens": {role: self._sidecar(role) for role in ("trained", "untrained", "neutral")},
-            "judge": {"name": LexiconJudge.name, **asdict(judge_quality(LexiconJudge()))} if "strength" in self.spec.measure.metrics else {},
+            "judge": self._judge_extras(verdicts),
         }  # fmt: skip
 
     def _sidecar(self, role: str) -> dict[str, Any]:

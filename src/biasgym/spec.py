@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from biasgym import catalog, suites
 from biasgym.errors import SpecError, unknown
+from biasgym.measure.judge import check_judge
 from biasgym.records import MitigateSpec, RunSpec
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -127,6 +128,7 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
             raise SpecError(f"`{bench.method}` is no benchmark with figures of its own; name it under `metrics`")
     if len(set(benchmarks)) != len(benchmarks):
         raise SpecError(f"a benchmark stands twice: {', '.join(benchmarks)}")
+    check_judge(spec.measure.judge)
     names = edit_names(spec.mitigate)
     if len(set(names)) != len(names):
         raise SpecError(f"the same edit stands twice: {', '.join(names)}")
