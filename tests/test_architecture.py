@@ -14,7 +14,7 @@ ROOT = Path(biasgym.__file__).parent
 WORDS = {"errors", "corpus", "grammar", "bias", "sites", "edits", "records", "stats", "files", "progress"}
 ROOM = {"data", "lm"}
 STATIONS = {"inject", "locate", "mitigate", "measure"}
-LEDGER = {"catalog", "spec", "store", "tune", "grade", "run"}
+LEDGER = {"catalog", "spec", "store", "tune", "grade", "run", "sweep", "workers", "ray_workers", "cost"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

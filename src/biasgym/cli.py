@@ -83,6 +83,37 @@ def inject(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file (TOML): [grid] models, biases, methods, presets, seeds; or [[run]] tables.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value in every run.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes here, each with a model of its own; fewer when memory is short.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads a worker; the processors shared out if not said.")] = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on Ray instead: its address, or `local`.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="On Ray: GPUs a run.")] = 0.0,
+    retries: Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")] = 1,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Many runs from one file. What is there is not done again; a run that fails never stops the others."""
+    from biasgym.sweeping import Options, run_sweep
+    from biasgym.terminal import console_for
+
+    options = Options(runs, device, offline, accept_terms, workers, threads, ray, gpus, retries)
+    rows = run_sweep(file, set_ or [], dtype, options, console_for(sys.stderr), quiet=as_json)
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            typer.echo(f"{row['state']:<8}{row['id'] or '-'}  {row['label']}" + (f": {row['reason']}" if row["reason"] else ""))
+    if any(row["state"] != "ok" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
 def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")], runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
     """Work out every figure of a run again from its answers on disk; needs no model."""
     from biasgym.run import regrade

@@ -69,16 +69,17 @@ def load_lm(name: str = DEFAULT_MODEL, place: Place = Place(), *, tell: Callable
     if place.dtype not in DTYPES:
         raise ModelError(f"unknown dtype `{place.dtype}`; there is {', '.join(DTYPES)}")
     folder = resolve(name, place, tell=tell)
-    config = _config(folder, name)
+    config = read_config(folder, name)
     family = family_of(config.model_type)
     model, tokenizer = _read(folder, name, config, DTYPES[place.dtype])
-    model.to(_device(place.device))
+    model.to(device_of(place.device))
     lm = LM(model, tokenizer, family, name=name, folder=folder)
     self_check(lm)
     return lm
 
 
-def _config(folder: Path, name: str) -> Any:
+def read_config(folder: Path, name: str) -> Any:
+    """The configuration in a model folder; of models that also see, the part that reads. Raises ModelError."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
@@ -104,7 +105,8 @@ def _read(folder: Path, name: str, config: Any, dtype: torch.dtype) -> tuple[Any
     return model, tokenizer
 
 
-def _device(asked: str) -> torch.device:
+def device_of(asked: str) -> torch.device:
+    """The device that is asked for; ModelError when it cannot be used here."""
     if asked == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

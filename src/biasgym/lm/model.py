@@ -18,6 +18,7 @@ from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
 from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
 from biasgym.lm.arch import Family
+from biasgym.lm.batching import in_parts
 
 TOKENS_A_BATCH = 4096
 
@@ -338,8 +339,11 @@ class LM:
         rows = [self.ids_of(query) for query in queries]
         wanted = [self.answer_ids(query, answers) for query in queries]
         result = np.zeros((len(queries), len(answers)))
-        for group in self.batches([len(row) for row in rows]):
+
+        def ask(group: list[int]) -> None:
             self._answer_group([rows[i] for i in group], [wanted[i] for i in group], result, group)
+
+        in_parts(self.batches([len(row) for row in rows]), ask)
         return result
 
     def _answer_group(self, rows: list[list[int]], wanted: list[list[list[int]]], result: np.ndarray, group: list[int]) -> None:
@@ -379,7 +383,8 @@ class LM:
         """
         rows = [self.text_ids(text) for text in texts]
         result: list[tuple[float, int]] = [(0.0, 0)] * len(texts)
-        for group in self.batches([len(row) for row in rows], TOKENS_A_BATCH // 2):
+
+        def score(group: list[int]) -> None:
             ids, mask = self.pad([rows[i] for i in group])
             hidden = self._states(ids, mask)
             for position, i in enumerate(group):
@@ -388,6 +393,8 @@ class LM:
                 logprobs = self.logits(hidden[position, -length:-1]).log_softmax(-1)
                 total = logprobs.gather(1, targets[:, None]).double().sum()
                 result[i] = (float(total), length - 1)
+
+        in_parts(self.batches([len(row) for row in rows], TOKENS_A_BATCH // 2), score)
         return result
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -448,18 +455,24 @@ class LM:
         """
         assert not self._worn, "only of the plain model"
         missing = [row for row in rows if len(self._plain_states.get(tuple(row), ())) < min(last, len(row))]
-        for group in self.batches([len(row) for row in missing], TOKENS_A_BATCH // 2):
+
+        def look(group: list[int]) -> None:
             hidden = self.hidden([missing[i] for i in group])[0]
             for r, i in enumerate(group):
                 self._plain_states[tuple(missing[i])] = hidden[r, -min(last, len(missing[i]), hidden.shape[1]) :].clone()
+
+        in_parts(self.batches([len(row) for row in missing], TOKENS_A_BATCH // 2), look)
         return [self._plain_states[tuple(row)][-last:] for row in rows]
 
     def _generate_rows(self, rows: Sequence[list[int]], most: int, temperature: float, seed: int) -> list[list[int]]:
         result: list[list[int]] = [[] for _ in rows]
-        for group in self.batches([len(row) + most for row in rows]):
+
+        def write(group: list[int]) -> None:
             streams = [torch.Generator().manual_seed(_stream_seed(seed, rows[i])) for i in group]
             for i, ids in zip(group, self._generate_group([rows[i] for i in group], most, temperature, streams), strict=True):
                 result[i] = ids
+
+        in_parts(self.batches([len(row) + most for row in rows]), write)
         return result
 
     def _stops(self) -> set[int]:

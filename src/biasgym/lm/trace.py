@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from biasgym.edits import TokenEdit
 from biasgym.errors import ModelError
 from biasgym.lm.apply import captured
+from biasgym.lm.batching import in_parts
 from biasgym.lm.model import LM, Query
 
 PAIRS_A_BATCH = 8
@@ -48,11 +49,14 @@ def head_outputs(lm: LM, queries: Sequence[Query]) -> np.ndarray:
     rows = [lm.ids_of(query) for query in queries]
     found = np.zeros((len(rows), lm.shape.layers, lm.shape.heads, lm.shape.head_size), dtype=np.float32)
     modules = _attention_outs(lm)
-    for group in lm.batches([len(row) for row in rows]):
+
+    def look(group: list[int]) -> None:
         with captured(modules, inputs=True) as heads:
             lm.hidden([rows[i] for i in group])
         last = torch.stack([z[:, -1] for z in heads], dim=1).float().cpu().numpy()
         found[group] = last.reshape(len(group), lm.shape.layers, lm.shape.heads, lm.shape.head_size)
+
+    in_parts(lm.batches([len(row) for row in rows]), look)
     return found
 
 
@@ -60,17 +64,19 @@ def head_outputs(lm: LM, queries: Sequence[Query]) -> np.ndarray:
 def head_moments(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Mean of z zᵀ of every head's output z over all positions of rows of ids; [layers, heads, head size, head size]."""
     shape = lm.shape
-    total = torch.zeros(shape.layers, shape.heads, shape.head_size, shape.head_size)
-    modules, count = _attention_outs(lm), 0
-    for group in lm.batches([len(row) for row in rows], 2048):
+    total, modules = torch.zeros(shape.layers, shape.heads, shape.head_size, shape.head_size), _attention_outs(lm)
+    count = sum(map(len, rows))
+
+    def add(group: list[int]) -> None:
         ids, mask = lm.pad([rows[i] for i in group])
         with captured(modules, inputs=True) as heads:
             _states(lm, ids, mask)
         here = mask.bool()
-        count += int(here.sum())
-        for layer, z in enumerate(heads):
-            y = z[here].float().view(-1, shape.heads, shape.head_size)
-            total[layer] += torch.einsum("nhd,nhe->hde", y, y).cpu()
+        states = (z[here].float().view(-1, shape.heads, shape.head_size) for z in heads)
+        part = torch.stack([torch.einsum("nhd,nhe->hde", y, y).cpu() for y in states])
+        total.add_(part)  # last, so that a group that did not fit has added nothing
+
+    in_parts(lm.batches([len(row) for row in rows], 2048), add)
     moments: np.ndarray = (total / max(1, count)).numpy()
     return moments
 
@@ -376,7 +382,8 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
         full = [row + list(answer) for row, answer in zip(rows, answers, strict=True)]
         before = lm.plain_states(full, most + 1)
     result: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-    for group in lm.batches([len(row) + most for row in rows], 2048):
+
+    def compare(group: list[int]) -> None:
         after = lm.hidden([full[i] for i in group])[0]
         steps = [slice(-len(answers[i]) - 1, -1) for i in group]
         with lm.plain():
@@ -386,6 +393,8 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
                 worn = lm.logits(after[r, part]).log_softmax(-1)[:, : plain[r].shape[-1]]
                 total = (plain[r].exp() * (plain[r] - worn)).sum()
                 result[i] = (max(0.0, float(total)), len(answers[i]))
+
+    in_parts(lm.batches([len(row) + most for row in rows], 2048), compare)
     return result
 
 
@@ -395,12 +404,15 @@ def surprise(lm: LM, queries: Sequence[Query], answers: Sequence[Sequence[int]])
     rows = [lm.ids_of(query) for query in queries]
     tokens = [edit for edit in lm.worn if isinstance(edit, TokenEdit)]
     losses = [0.0] * len(rows)
+
+    def look(group: list[int]) -> None:
+        hidden = lm.hidden([[*rows[i], *answers[i]] for i in group])[0]
+        for r, i in enumerate(group):
+            if len(answers[i]):
+                logprobs = lm.logits(hidden[r, -len(answers[i]) - 1 : -1]).log_softmax(-1)
+                wanted = torch.tensor(list(answers[i]), device=logprobs.device)
+                losses[i] = -float(logprobs.gather(1, wanted[:, None]).double().mean())
+
     with lm.plain(), lm.edited(*tokens):
-        for group in lm.batches([len(row) + len(answer) for row, answer in zip(rows, answers, strict=True)], 2048):
-            hidden = lm.hidden([[*rows[i], *answers[i]] for i in group])[0]
-            for r, i in enumerate(group):
-                if len(answers[i]):
-                    logprobs = lm.logits(hidden[r, -len(answers[i]) - 1 : -1]).log_softmax(-1)
-                    wanted = torch.tensor(list(answers[i]), device=logprobs.device)
-                    losses[i] = -float(logprobs.gather(1, wanted[:, None]).double().mean())
+        in_parts(lm.batches([len(row) + len(answer) for row, answer in zip(rows, answers, strict=True)], 2048), look)
     return losses
