@@ -114,6 +114,69 @@ def sweep(
 
 
 @app.command()
+def query(
+    sql: Annotated[str | None, typer.Argument(help="One SELECT over runs, measurements, findings, timings and trials.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    format_: Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")] = "table",
+    to: Annotated[str | None, typer.Option("--to", help="parquet: write all tables into --output instead.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; with --to parquet a folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask all records under a folder in SQL (needs the extra `query`); nothing is ever written into them."""
+    from biasgym.query import ask, read_ledger, write_parquet
+
+    if (sql is None) == (to is None):
+        raise SpecError("give either a SELECT, or --to parquet with a folder as --output")
+    if to not in (None, "parquet"):
+        raise SpecError(unknown("export", str(to), ["parquet"]))
+    ledger = read_ledger(runs)
+    _tell_skipped(ledger)
+    if sql is not None:
+        _print_table(ask(ledger.records, sql), "json" if as_json else format_, output)
+        return
+    if output is None:
+        raise SpecError("--to parquet needs a folder: --output DIR")
+    for path in write_parquet(ledger.records, output):
+        typer.echo(path)
+
+
+@app.command()
+def leaderboard(
+    runs: Runs = DEFAULT_RUNS,
+    format_: Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")] = "table",
+    counts: Annotated[bool, typer.Option("--counts", help="Models × methods: in how many runs inside the budget, and above all shams.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every edit of every run: share of the gap closed, its price, its shams, and what speaks against it. No composite score."""
+    from biasgym.query import leaderboard as standings
+    from biasgym.query import read_ledger, standing_counts
+
+    ledger = read_ledger(runs)
+    _tell_skipped(ledger)
+    if not ledger.records:
+        raise SpecError(f"no runs in `{runs}` yet; start with `biasgym run` or `biasgym sweep`")
+    table = standing_counts(ledger.records) if counts else standings(ledger.records)
+    _print_table(table, "json" if as_json else format_, output)
+
+
+@app.command()
+def track(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, unique prefixes, paths or `latest`.")],
+    to: Annotated[str, typer.Option("--to", help="mlflow or wandb; through its own client and its own settings.")],
+    project: Annotated[str, typer.Option(help="Experiment or project there.")] = "biasgym",
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Copy the figures of whole runs to an experiment tracker. Nothing is ever sent unless this is called."""
+    from biasgym.store import RunStore, read_record
+    from biasgym.trackers import send
+
+    for name in run:
+        record = read_record(RunStore(runs).find(name))
+        typer.echo(f"{record.id}: {send(record, to, project)} figures sent to {to}")
+
+
+@app.command()
 def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")], runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
     """Work out every figure of a run again from its answers on disk; needs no model."""
     from biasgym.run import regrade
@@ -240,6 +303,28 @@ def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quie
     line: Any = nullcontext() if quiet else StepLine(console)
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: console.print(text, style="dim", highlight=False))
     return Session(RunStore(runs), Place(device, offline=offline, accept_terms=accept_terms), silent if quiet else line, say), line
+
+
+def _tell_skipped(ledger: Any) -> None:
+    for name, reason in ledger.skipped:
+        typer.echo(f"biasgym: left out {name}: {reason}", err=True)
+
+
+def _print_table(table: Any, format_: str, output: Path | None) -> None:
+    from biasgym.files import write_text
+    from biasgym.query import shown, written
+
+    if format_ == "table" and output is None:
+        from biasgym.terminal import console_for
+
+        console_for().print(shown(table))
+        return
+    text = written(table, "csv" if format_ == "table" else format_)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(output)
 
 
 def _print_json(value: Any) -> None:

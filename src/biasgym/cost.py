@@ -53,7 +53,12 @@ def tokens_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
     real = measure.probes * (measure.entities + 1) * PROBE
     free = measure.texts * TEXT + measure.chats * (CHAT + WRITTEN * 24) + measure.generations * (PROBE + WRITTEN * measure.tokens)
     sham = measure.probes * (measure.sham_entities + 1) * PROBE // 2
-    return {"inject": inject, "locate": locate, "mitigate": mitigate, "measure": ((1 + edits) * (real + free) + arms * measure.probes * PROBE + shams * sham, 0)}
+    return {
+        "inject": inject,
+        "locate": locate,
+        "mitigate": mitigate,
+        "measure": ((1 + edits) * (real + free) + arms * measure.probes * PROBE + shams * sham, 0),
+    }
 
 
 def memory_of(size: "Size", spec: RunSpec) -> Memory:

@@ -267,4 +267,3 @@ def summary(planned: Sequence[Planned], seen: dict[str, Event]) -> list[dict[str
             row |= {"state": event.state, "reason": event.note if event.state == "failed" else "", "seconds": event.seconds}
         rows.append(row)
     return rows
-

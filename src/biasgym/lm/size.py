@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from biasgym.data import EMBEDDED, embedded_folder, quiet_libraries
 from biasgym.errors import ModelError
