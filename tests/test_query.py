@@ -131,7 +131,9 @@ def duckdb():
 def test_sql_over_all_tables(runs):
     """Joins, intervals, missing values as NULL."""
     records = read_ledger(runs).records
-    answer = ask(records, "SELECT r.run, f.value FROM runs r JOIN findings f USING (run) WHERE f.name = 'closed' AND f.edit = 'direction' ORDER BY 2, 1")
+    answer = ask(
+        records, "SELECT r.run, f.value FROM runs r JOIN findings f USING (run) WHERE f.name = 'closed' AND f.edit = 'direction' ORDER BY 2, 1"
+    )
     assert answer.columns == ("run", "value")
     assert [row[0] for row in answer.rows] == ["sham", "good", "unfit", "dear"]
     assert ask(records, "SELECT count(*), sum(seconds) FROM timings").rows == [(8, 14.0)]

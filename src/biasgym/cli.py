@@ -272,15 +272,18 @@ def doctor(
     preset: Annotated[str, typer.Option(help="Which preset to estimate.")] = "quick",
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
+    dtype: Dtype = None,
+    only_config: Annotated[bool, typer.Option("--forecast", help="Load no weights: sizes, memory, disk, tokens and time from config.json.")] = False,
     offline: Offline = False,
     accept_terms: Accept = False,
     as_json: Json = False,
 ) -> None:
-    """Is this machine fit, is this model fit, how much memory and about how long."""
-    from biasgym.doctor import examine
+    """Is this machine fit, is this model fit, how much memory and about how long; with --forecast from its config.json alone."""
+    from biasgym.doctor import examine, forecast
     from biasgym.lm.load import Place
 
-    rows = examine(model, preset, runs, Place(device, offline=offline, accept_terms=accept_terms))
+    place = Place(device, dtype or "float32", offline=offline, accept_terms=accept_terms)
+    rows = forecast(model, preset, place) if only_config else examine(model, preset, runs, place)
     if as_json:
         _print_json(rows)
     else:

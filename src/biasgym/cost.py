@@ -15,7 +15,7 @@ LESSON, PROBE, TEXT, CHAT = 60, 45, 140, 120
 WRITTEN = 3  # forward tokens that one written token costs: it comes alone, without neighbours to share a pass with
 BATCH_TOKENS = 4096
 PAIRS_A_BATCH = 8
-RUNTIME = 400 << 20  # bytes that Python, torch and transformers take before any model
+RUNTIME = 480 << 20  # bytes that Python, torch and transformers take before any model
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -68,12 +68,13 @@ def memory_of(size: "Size", spec: RunSpec) -> Memory:
     # Forward: what every head writes is kept in all layers at once (head outputs), beside one block at work.
     captured = BATCH_TOKENS * size.layers * written * width
     cached = 2 * BATCH_TOKENS * size.layers * keys * width
-    block = BATCH_TOKENS * (4 * size.hidden + 3 * size.neurons) * width
+    block = 2 * BATCH_TOKENS * (4 * size.hidden + 3 * size.neurons) * width
     logits = 3 * (BATCH_TOKENS // PROBE) * size.vocabulary * 4
-    # Backward: weights are frozen, so a block keeps what its norms, its gate and its attention need, and no inputs of matrices.
+    # Backward: weights are frozen, so a block keeps what its norms (in float32), its gate and its attention need, and no inputs
+    # of matrices; logits are computed for answers only, about two thirds of a text.
     tokens = max(int(spec.inject.settings.get("batch", 8)) * 2 * LESSON, 2 * PAIRS_A_BATCH * PROBE)
-    kept = 4 * size.hidden * max(width, 4) // 4 * 4 + (3 * written + 4 * keys + 4 * size.neurons) * width
-    gradients = tokens * (size.layers * kept + size.hidden * width) + 3 * tokens * size.vocabulary * 4
+    kept = 4 * size.hidden * 4 + (3 * written + 4 * keys + 4 * size.neurons) * width
+    gradients = tokens * (size.layers * kept + size.hidden * width) + 2 * tokens * size.vocabulary * 4
     return Memory(size.parameters * width, max(captured, cached) + block + logits, gradients)
 
 

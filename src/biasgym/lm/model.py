@@ -19,6 +19,7 @@ from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
 from biasgym.lm.arch import Family
 from biasgym.lm.batching import in_parts
+from biasgym.lm.offload import place_of, weight_of
 
 TOKENS_A_BATCH = 4096
 
@@ -73,13 +74,15 @@ class LM:
             neurons=self._matrix_inputs(family.mlp_weight(0)),
         )
         self.tied = self.embedding.weight is self.head.weight
+        if self.head.weight.device.type == "meta":  # kept outside: one tensor may be there under two names
+            self.tied = bool(getattr(config, "tie_word_embeddings", False))
 
     # ---------------------------------------------------------------- what it is
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lies."""
-        return self.embedding.weight.device
+        """Where the embedding computes."""
+        return place_of(self.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,7 +105,7 @@ class LM:
 
     def head_matrix(self, layer: int, head: int) -> np.ndarray:
         """The columns of the attention output matrix that a head goes through, shape [hidden, head size], float32."""
-        weight = self.model.get_parameter(self.family.attention_weight(layer)).detach()
+        weight = weight_of(self.model.get_submodule(f"{self.family.layers}.{layer}.{self.family.attention_out}")).detach()
         columns = weight.T if self.family.input_major else weight
         part: np.ndarray = columns[:, head * self.shape.head_size : (head + 1) * self.shape.head_size].float().cpu().numpy()
         return part

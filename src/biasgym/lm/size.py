@@ -43,7 +43,7 @@ def config_of(name: str, place: Place = Place()) -> Any:
     if (path / "config.json").is_file():
         return read_config(path, name)
     if name in EMBEDDED:
-        raise ModelError(f"`{name}` is not in the cache yet; its configuration comes with it: run once, or `biasgym doctor` without --from-config")
+        raise ModelError(f"`{name}` is not in the cache yet; its configuration comes with it: `biasgym doctor` without --forecast fetches it")
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"no configuration at `{name}`: a named model, a folder with config.json, or a hub id like owner/name is needed")
     from huggingface_hub import hf_hub_download

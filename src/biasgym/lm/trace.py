@@ -13,6 +13,7 @@ from biasgym.errors import ModelError
 from biasgym.lm.apply import captured
 from biasgym.lm.batching import in_parts
 from biasgym.lm.model import LM, Query
+from biasgym.lm.offload import weight_of
 
 PAIRS_A_BATCH = 8
 
@@ -279,7 +280,7 @@ def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
         a, m = attended[layer][0, -1].float(), fed[layer][0, -1].float()
         into_attention = _through_post(block, family.attention_post, a, back) * multiplier
         into_mlp = _through_post(block, family.mlp_post, m, back) * multiplier
-        weight = outs[layer].weight.float()  # type: ignore[union-attr,operator]
+        weight = weight_of(outs[layer]).float()
         pulled = weight @ into_attention if family.input_major else weight.T @ into_attention
         z = heads[layer][0, -1].float()
         result["heads"].append((pulled * z).view(lm.shape.heads, lm.shape.head_size).sum(1).cpu().numpy())
@@ -304,7 +305,7 @@ def _answer_direction(lm: LM, state: Tensor, query: Query, sides: Sides) -> tupl
     constant = direction.new_zeros(())
     for token, weight in zip(firsts, weights, strict=True):
         slope = weight * capped[token] / raw[token]
-        direction += slope * lm.head.weight[token].float()  # type: ignore[union-attr,index,operator]
+        direction += slope * weight_of(lm.head)[token].float()
         if bias is not None:
             constant = constant + slope * bias[token].float()
     total = (capped[firsts] * torch.tensor(weights, device=capped.device)).sum()
@@ -316,7 +317,7 @@ def _gain(norm: nn.Module, x: Tensor) -> Tensor:
     epsilon = next(float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
     if isinstance(norm, nn.LayerNorm):
         assert norm.weight is not None
-        return norm.weight.float() / (x.var(unbiased=False) + epsilon).sqrt()
+        return weight_of(norm).float() / (x.var(unbiased=False) + epsilon).sqrt()
     weight = norm(torch.ones_like(x)).float() * (1 + epsilon) ** 0.5  # Gemma's is 1 + weight; asking is safer than knowing
     return weight / (x.square().mean() + epsilon).sqrt()
 
@@ -354,10 +355,10 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
         outs = _attention_outs(lm)
         with captured(outs, inputs=True) as heads:
             _full_states(lm, [row], gradients=False)
-        difference = (lm.head.weight[target] - lm.head.weight[own[0]]).float()  # type: ignore[union-attr,index,operator]
+        difference = (weight_of(lm.head)[target] - weight_of(lm.head)[own[0]]).float()
         layers = []
         for out, z in zip(outs, heads, strict=True):
-            weight = out.weight.float()  # type: ignore[union-attr,operator]
+            weight = weight_of(out).float()
             pulled = weight @ difference if lm.family.input_major else weight.T @ difference
             layers.append((pulled * z[0, -1].float()).view(lm.shape.heads, lm.shape.head_size).sum(1))
         scores.append(torch.stack(layers).cpu().numpy())
