@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check oracle clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,5 +23,16 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
+# Comparisons with other implementations. A venv of its own, so that `make test` never depends on what is in it.
+ORACLE := .venv-oracle
+$(ORACLE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	touch $@
+
+oracle: $(ORACLE)/.ready
+	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/interop
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE) build dist .pytest_cache .mypy_cache .ruff_cache

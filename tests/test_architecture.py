@@ -140,8 +140,9 @@ def test_the_library_does_not_print(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_here_pickles_or_trusts_code(name):
-    """No pickle in or out, no code from a model's folder, no web or cluster library yet."""
-    assert not {full.split(".")[0] for full in imported(name, at_module_level=False)} & {
+    """No pickle in or out, no code from a model's folder, a cluster library in one file, no web library yet."""
+    clusters = {"ray"} if name == "ray_workers.py" else set()
+    assert not ({full.split(".")[0] for full in imported(name, at_module_level=False)} - clusters) & {
         "pickle",
         "joblib",
         "gradio",

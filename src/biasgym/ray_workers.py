@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from biasgym.errors import SpecError
@@ -11,7 +11,7 @@ from biasgym.sweep import Event, Planned, run_spec
 
 def run_on_ray(
     planned: Sequence[Planned], root: str, place: dict[str, Any], address: str, *, workers: int = 1, gpus: float = 0.0, retries: int = 1
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Run what is waiting on Ray; `address` is `local` for a Ray of our own with `workers` processors, else where one runs.
 
     Every task asks for one processor, `gpus` GPUs and the memory that its model needs, so that Ray places it where it

@@ -1,6 +1,6 @@
 """The door to sweeps: plan, say what memory allows, follow the runs, leave a report beside each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,10 @@ def run_sweep(file: Path, sets: Sequence[str], dtype: str | None, options: Optio
     """Run what is missing of a sweep; one row a run: id, label, state, reason, seconds."""
     from biasgym.lm.load import Place
 
-    say = (lambda _: None) if quiet else lambda text: console.print(text, style="dim", highlight=False)
+    def say(text: str) -> None:
+        if not quiet:
+            console.print(text, style="dim", highlight=False)
+
     session = Session(RunStore(options.runs), Place(**options.place), say=say)
     planned = plan_sweep(file, session, sets, dtype)
     workers = options.workers
@@ -60,7 +63,7 @@ def run_sweep(file: Path, sets: Sequence[str], dtype: str | None, options: Optio
     return summary(planned, seen)
 
 
-def _events(planned: Sequence[Planned], options: Options, workers: int) -> Iterator[Event]:
+def _events(planned: Sequence[Planned], options: Options, workers: int) -> Generator[Event, None, None]:
     root = str(options.runs.absolute())
     if options.ray is None:
         return run_local(planned, root, options.place, workers=workers, threads=options.threads, retries=options.retries)
@@ -69,7 +72,7 @@ def _events(planned: Sequence[Planned], options: Options, workers: int) -> Itera
     return run_on_ray(planned, root, options.place, options.ray, workers=workers, gpus=options.gpus, retries=options.retries)
 
 
-def _leave_report(folder: Path, say: Any) -> None:
+def _leave_report(folder: Path, say: Callable[[str], None]) -> None:
     from biasgym.report import write_report
 
     try:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
@@ -32,7 +32,7 @@ def run_local(
     threads: int | None = None,
     retries: int = RETRIES,
     patience: float = PATIENCE,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Run what is waiting on `workers` processes; every event as it comes. Closing the iterator stops the workers.
 
     A worker that dies, or says nothing for `patience` seconds, is replaced, and its run is tried `retries` times more.

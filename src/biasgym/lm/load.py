@@ -24,7 +24,7 @@ from biasgym.lm.offload import weight_of
 from biasgym.sites import Site
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZED = {"int8": {"load_in_8bit": True}, "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}}
+QUANTIZED: dict[str, dict[str, Any]] = {"int8": {"load_in_8bit": True}, "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}}
 AUTO_MAP = "auto-map"
 DEFAULT_MODEL = "smollm2-135m-instruct"
 

@@ -59,7 +59,7 @@ def size_of(config: Any) -> Size:
     """Count a model's parameters, tied ones once, by building it without any memory behind its tensors."""
     family = family_of(config.model_type)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
     blocks = model.get_submodule(family.layers)
     heads = config.num_attention_heads
     matrix: Any = blocks[0].get_submodule(family.mlp_out)  # type: ignore[index]
@@ -87,7 +87,7 @@ def speed_of(config: Any, size: Size, place: Place) -> tuple[float, float]:
     device, dtype = device_of(place.device), DTYPES[place.dtype]
     small = _slice(config, size)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(small, dtype=dtype, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(small, dtype=dtype, trust_remote_code=False)  # type: ignore[no-untyped-call]
     model.to_empty(device=device)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -62,7 +62,9 @@ def mean_embedding(lm: LM, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     if not chosen:
         raise SpecError("no entity has any tokens in this model's vocabulary")
     rows = [torch.tensor(row, device=lm.device) for row in chosen]
-    means = [torch.stack([weight_of(matrix).detach()[row].float().mean(0) for row in rows]).mean(0).cpu().numpy() for matrix in (lm.embedding, lm.head)]
+    means = [
+        torch.stack([weight_of(matrix).detach()[row].float().mean(0) for row in rows]).mean(0).cpu().numpy() for matrix in (lm.embedding, lm.head)
+    ]
     return means[0], means[1], [word for word, _ in single]
 
 
