@@ -11,12 +11,10 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = set(
-    "bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split()
-)
+WORDS = set("bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split())
 ROOM = set("data datasets lm".split())
 STATIONS = set("inject locate measure mitigate".split())
-LEDGER = set("catalog curves generate_corpus grade run spec store suites tune".split())
+LEDGER = set("catalog cost curves generate_corpus grade ray_workers run spec store suites sweep tune workers".split())
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -142,8 +140,9 @@ def test_the_library_does_not_print(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_here_pickles_or_trusts_code(name):
-    """No pickle in or out, no code from a model's folder, no web or cluster library yet."""
-    assert not {full.split(".")[0] for full in imported(name, at_module_level=False)} & {
+    """No pickle in or out, no code from a model's folder, a cluster library in one file, no web library yet."""
+    clusters = {"ray"} if name == "ray_workers.py" else set()
+    assert not ({full.split(".")[0] for full in imported(name, at_module_level=False)} - clusters) & {
         "pickle",
         "joblib",
         "gradio",

@@ -87,6 +87,100 @@ def inject(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file (TOML): [grid] models, biases, methods, presets, seeds; or [[run]] tables.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value in every run.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes here, each with a model of its own; fewer when memory is short.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads a worker; the processors shared out if not said.")] = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on Ray instead: its address, or `local`.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="On Ray: GPUs a run.")] = 0.0,
+    retries: Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")] = 1,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Many runs from one file. What is there is not done again; a run that fails never stops the others."""
+    from biasgym.sweeping import Options, run_sweep
+    from biasgym.terminal import console_for
+
+    options = Options(runs, device, offline, accept_terms, workers, threads, ray, gpus, retries)
+    rows = run_sweep(file, set_ or [], dtype, options, console_for(sys.stderr), quiet=as_json)
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            typer.echo(f"{row['state']:<8}{row['id'] or '-'}  {row['label']}" + (f": {row['reason']}" if row["reason"] else ""))
+    if any(row["state"] != "ok" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def query(
+    sql: Annotated[str | None, typer.Argument(help="One SELECT over runs, measurements, findings, timings and trials.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    format_: Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")] = "table",
+    to: Annotated[str | None, typer.Option("--to", help="parquet: write all tables into --output instead.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; with --to parquet a folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask all records under a folder in SQL (needs the extra `query`); nothing is ever written into them."""
+    from biasgym.query import ask, read_ledger, write_parquet
+
+    if (sql is None) == (to is None):
+        raise SpecError("give either a SELECT, or --to parquet with a folder as --output")
+    if to not in (None, "parquet"):
+        raise SpecError(unknown("export", str(to), ["parquet"]))
+    ledger = read_ledger(runs)
+    _tell_skipped(ledger)
+    if sql is not None:
+        _print_table(ask(ledger.records, sql), "json" if as_json else format_, output)
+        return
+    if output is None:
+        raise SpecError("--to parquet needs a folder: --output DIR")
+    for path in write_parquet(ledger.records, output):
+        typer.echo(path)
+
+
+@app.command()
+def leaderboard(
+    runs: Runs = DEFAULT_RUNS,
+    format_: Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")] = "table",
+    counts: Annotated[bool, typer.Option("--counts", help="Models × methods: in how many runs inside the budget, and above all shams.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every edit of every run: share of the gap closed, its price, its shams, and what speaks against it. No composite score."""
+    from biasgym.query import leaderboard as standings
+    from biasgym.query import read_ledger, standing_counts
+
+    ledger = read_ledger(runs)
+    _tell_skipped(ledger)
+    if not ledger.records:
+        raise SpecError(f"no runs in `{runs}` yet; start with `biasgym run` or `biasgym sweep`")
+    table = standing_counts(ledger.records) if counts else standings(ledger.records)
+    _print_table(table, "json" if as_json else format_, output)
+
+
+@app.command()
+def track(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, unique prefixes, paths or `latest`.")],
+    to: Annotated[str, typer.Option("--to", help="mlflow or wandb; through its own client and its own settings.")],
+    project: Annotated[str, typer.Option(help="Experiment or project there.")] = "biasgym",
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Copy the figures of whole runs to an experiment tracker. Nothing is ever sent unless this is called."""
+    from biasgym.store import RunStore, read_record
+    from biasgym.trackers import send
+
+    for name in run:
+        record = read_record(RunStore(runs).find(name))
+        typer.echo(f"{record.id}: {send(record, to, project)} figures sent to {to}")
+
+
+@app.command()
 def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")], runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
     """Work out every figure of a run again from its answers on disk; needs no model."""
     from biasgym.run import regrade
@@ -257,15 +351,18 @@ def doctor(
     preset: Annotated[str, typer.Option(help="Which preset to estimate.")] = "quick",
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
+    dtype: Dtype = None,
+    only_config: Annotated[bool, typer.Option("--forecast", help="Load no weights: sizes, memory, disk, tokens and time from config.json.")] = False,
     offline: Offline = False,
     accept_terms: Accept = False,
     as_json: Json = False,
 ) -> None:
-    """Is this machine fit, is this model fit, how much memory and about how long."""
-    from biasgym.doctor import examine
+    """Is this machine fit, is this model fit, how much memory and about how long; with --forecast from its config.json alone."""
+    from biasgym.doctor import examine, forecast
     from biasgym.lm.load import Place
 
-    rows = examine(model, preset, runs, Place(device, offline=offline, accept_terms=accept_terms))
+    place = Place(device, dtype or "float32", offline=offline, accept_terms=accept_terms)
+    rows = forecast(model, preset, place) if only_config else examine(model, preset, runs, place)
     if as_json:
         _print_json(rows)
     else:
@@ -289,6 +386,28 @@ def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quie
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda text: console.print(text, style="dim", highlight=False))
     place = Place(device, offline=offline, accept_terms=accept_terms)
     return Session(RunStore(runs), place, data, silent if quiet else line, say), line
+
+
+def _tell_skipped(ledger: Any) -> None:
+    for name, reason in ledger.skipped:
+        typer.echo(f"biasgym: left out {name}: {reason}", err=True)
+
+
+def _print_table(table: Any, format_: str, output: Path | None) -> None:
+    from biasgym.files import write_text
+    from biasgym.query import shown, written
+
+    if format_ == "table" and output is None:
+        from biasgym.terminal import console_for
+
+        console_for().print(shown(table))
+        return
+    text = written(table, "csv" if format_ == "table" else format_)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(output)
 
 
 def _print_json(value: Any) -> None:

@@ -8,11 +8,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biasgym.bias import zoo
+from biasgym.cost import Memory, disk_of, free_memory, memory_of, tokens_of
 from biasgym.errors import BiasGymError, SpecError, unknown
-from biasgym.spec import PRESETS, preset_names
+from biasgym.records import RunSpec
+from biasgym.spec import PRESETS, preset_names, resolve_spec
 
 if TYPE_CHECKING:
     from biasgym.lm.load import Place
+    from biasgym.lm.size import Size
 
 GIB = 1 << 30
 
@@ -23,6 +27,75 @@ def examine(model: str, preset: str, runs: Path, place: "Place") -> list[dict[st
         raise SpecError(unknown("preset", preset, preset_names()))
     rows = [_python(), _disk(runs), _memory()]
     return [*rows, *_model(model, preset, place)]
+
+
+def forecast(model: str, preset: str, place: "Place", *, free: int | None = None) -> list[dict[str, Any]]:
+    """What a preset will cost with a model, from its configuration alone: nothing is loaded but a slice that is timed.
+
+    One row a finding. Memory is checked against what is free here (`free` bytes instead, where given); a row that is not ok
+    names the option to change.
+    """
+    from biasgym.lm.size import config_of, size_of, speed_of
+
+    if preset not in PRESETS:
+        raise SpecError(unknown("preset", preset, preset_names()))
+    config = config_of(model, place)
+    size, spec = size_of(config), spec_of(model, preset, place.dtype)
+    tokens, memory = tokens_of(spec), memory_of(size, spec)
+    forward, both = speed_of(config, size, place)
+    seconds = {stage: f / forward + b / both for stage, (f, b) in tokens.items()}
+    counted = ", ".join(f"{stage} {f + b:,}" for stage, (f, b) in tokens.items())
+    timed = ", ".join(f"{stage} {_duration(s)}" for stage, s in seconds.items())
+    return [
+        _row("parameters", True, f"{size.parameters:,} ({size.family}, {size.layers} layers × {size.heads} heads of {size.head_size})"),
+        _fit(memory, size, spec, place, free),
+        _row("download", True, f"{size.parameters * 2 / GIB:.1f} GiB of weights as models are mostly published (16 bit)"),
+        _row("run", True, f"{disk_of(size, spec) / GIB:.2f} GiB on disk for a run; an exported model is {memory.weights / GIB:.1f} GiB"),
+        _row("tokens", True, counted),
+        _row("speed", True, f"{forward:,.1f} tokens a second forward, {both:,.1f} with backward (one slice timed, scaled by parameters)"),
+        _row("time", True, f"about {_duration(sum(seconds.values()))} for preset `{preset}`: {timed}"),
+    ]
+
+
+def spec_of(model: str, preset: str, dtype: str) -> RunSpec:
+    """The spec of a preset for some bias: what a forecast is about."""
+    return resolve_spec(bias=zoo()[0], model=model, preset=preset, dtype=dtype)
+
+
+def _fit(memory: Memory, size: "Size", spec: RunSpec, place: "Place", free: int | None) -> dict[str, Any]:
+    there, where = (free, "free") if free is not None else _free(place.device)
+    parts = f"weights {memory.weights / GIB:.1f}, a batch {memory.forward / GIB:.1f}, gradients {memory.gradients / GIB:.1f}"
+    found = f"about {memory.total / GIB:.1f} GiB ({parts}) of {there / GIB:.1f} GiB {where}: "
+    if memory.total <= there:
+        return _row("fits", True, found + "fits")
+    half = memory_of(size, spec.model_copy(update={"dtype": "bfloat16"}))
+    if spec.dtype == "float32" and half.total <= there:
+        return _row("fits", False, found + f"does not fit; --dtype bfloat16 does (about {half.total / GIB:.1f} GiB)")
+    few = spec.model_copy(update={"dtype": "bfloat16", "inject": spec.inject.model_copy(update={"settings": spec.inject.settings | {"batch": 1}})})
+    least = memory_of(size, few)
+    if least.weights + least.runtime + least.gradients <= there:
+        return _row("fits", False, found + "does not fit; --dtype bfloat16 with --set inject.batch=1 does: batches that do not fit are halved")
+    return _row(
+        "fits", False, found + "does not fit, not with --dtype bfloat16 either; take a smaller model, or --device auto-map (weights on disk, slow)"
+    )
+
+
+def _free(device: str) -> tuple[int, str]:
+    """Free bytes where a model would lie, and what to call them."""
+    import torch
+
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        try:
+            return int(torch.cuda.mem_get_info()[0]), "free on the GPU"
+        except (RuntimeError, AssertionError):
+            return 0, "free: there is no such GPU"
+    return free_memory(), "free"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _row(what: str, ok: bool, found: str) -> dict[str, Any]:
@@ -72,22 +145,6 @@ def _model(model: str, preset: str, place: "Place") -> list[dict[str, Any]]:
     start = time.monotonic()
     lm.answer_logprobs(probe, ["good", "bad"])
     speed = 32 * len(lm.ids_of(probe[0])) / (time.monotonic() - start)
-    minutes = estimate_tokens(preset) / speed / 60
+    minutes = sum(forward + 2 * both for forward, both in tokens_of(spec_of(model, preset, place.dtype)).values()) / speed / 60
     rows.append(_row("speed", True, f"{speed:,.0f} prompt tokens a second; preset `{preset}` takes about {minutes:.0f} minutes here"))
     return rows
-
-
-def estimate_tokens(preset: str) -> float:
-    """Forward-token equivalents of a preset: a training token counts as four forward ones, a written one as three."""
-    raw = PRESETS[preset]
-    settings, measure, tune = raw["inject"]["settings"], raw["measure"], raw["tune"]
-    tokens = len(raw["seeds"]) + 2
-    train = tokens * settings["steps"] * settings["batch"] * 60 * 4
-    locate = raw["locate"]["pairs"] * 45 * 8 * len(raw["mitigate"])
-    trial = tune.get("probes", 20) * (tune.get("entities", 8) + len(raw["seeds"])) * 45
-    trial += tune.get("texts", 30) * 140 + tune.get("chats", 24) * 120
-    arm = measure.get("probes", 60) * measure.get("entities", 24) * 45 + measure.get("texts", 63) * 140 + measure.get("chats", 60) * 120
-    sham = measure.get("probes", 60) * (measure.get("sham_entities", 6) + 1) * 45
-    mitigations = len(raw["mitigate"])
-    shams = 2 * measure.get("shams", 20) * sham
-    return float(train + locate + tune.get("trials", 12) * trial + (1 + mitigations) * arm + shams)

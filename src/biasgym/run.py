@@ -97,6 +97,8 @@ class Session:
         if (folder / "record.json").is_file() and not again:
             return read_record(folder)
         with self.store.run_lock(job.identity) as locked_folder:
+            if (folder / "record.json").is_file() and not again:  # another process made it while we waited
+                return read_record(folder)
             return job.run(locked_folder)
 
 

@@ -25,9 +25,13 @@ DONE = "done.json"
 
 @dataclass(frozen=True)
 class RunStore:
-    """The store under one root: `ID/` for runs, `stages/` for what they share."""
+    """The store under one root: `ID/` for runs, `stages/` for what they share.
+
+    A patient one waits for a run that another process has in hand; else that is a StoreError.
+    """
 
     root: Path
+    patient: bool = False
 
     def run_folder(self, identity: str) -> Path:
         """Where a run lies."""
@@ -41,7 +45,7 @@ class RunStore:
     def run_lock(self, identity: str) -> Iterator[Path]:
         """The run's folder, for one process at a time."""
         folder = self.run_folder(identity)
-        with locked(folder / ".lock"):
+        with locked(folder / ".lock", wait=self.patient):
             yield folder
 
     @contextmanager

@@ -70,7 +70,7 @@ def check_site(edit: SiteEdit, shape: Shape) -> None:
 
 
 def _hook(model: nn.Module, family: Family, shape: Shape, unit: str, layer: int, edits: list[SiteEdit], watches: dict[Any, Watch]) -> Undo:
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
     acts = [_action(edit, shape, device, None if edit.when is None else watches[edit.when]) for edit in edits]
 
     def change(x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _action(edit: SiteEdit, shape: Shape, device: torch.device, watch: Watch | N
 
     def act(y: Tensor) -> None:
         piece = y[rows, ..., part]
-        v = value.to(y.dtype)
+        v = value.to(y)  # also the device: layers may lie on several
         if edit.op == "scale":
             changed = piece * v
         elif edit.op == "add":
@@ -129,6 +129,8 @@ def put_on_weights(model: nn.Module, edits: Sequence[WeightEdit]) -> list[Undo]:
                 parameter = model.get_parameter(edit.parameter)
             except AttributeError:
                 raise ModelError(f"the model has no parameter `{edit.parameter}`") from None
+            if parameter.device.type == "meta":
+                raise ModelError(f"`{edit.parameter}` is kept on disk, where it cannot be changed; load the model without auto-map")
             before = parameter.data
             parameter.data = edited_weight(before, edit)
             undo.append(_restore(parameter, before))

@@ -1,5 +1,7 @@
 """Find a model by name, folder or hub id, load it, and check that it is what its family's row says."""
 
+import hashlib
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,26 +14,34 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from biasgym.data import EMBEDDED, fetch_embedded, quiet_libraries
+from biasgym.data import EMBEDDED, cache_folder, fetch_embedded, quiet_libraries
 from biasgym.edits import SiteEdit
-from biasgym.errors import ModelError
+from biasgym.errors import ModelError, unknown
 from biasgym.lm.apply import captured, put_on_sites, take_off
 from biasgym.lm.arch import family_of
 from biasgym.lm.model import LM
+from biasgym.lm.offload import weight_of
 from biasgym.sites import Site
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZED: dict[str, dict[str, Any]] = {"int8": {"load_in_8bit": True}, "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}}
+AUTO_MAP = "auto-map"
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps; `dtype` a key of DTYPES."""
+    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps or auto-map; `dtype` a key of DTYPES, or of QUANTIZED.
+
+    auto-map spreads a model over all GPUs, then memory, then a folder on disk, through accelerate; `memory` limits each,
+    as accelerate's `max_memory` does. What lies outside the GPUs is read back for every pass, so it is slow.
+    """
 
     device: str = "auto"
     dtype: str = "float32"
     offline: bool = False
     accept_terms: bool = False
+    memory: tuple[tuple[str | int, str], ...] = ()
 
 
 def resolve(name: str, place: Place = Place(), *, tell: Callable[[str], None] = lambda _: None) -> Path:
@@ -66,19 +76,22 @@ def _from_hub(name: str, *, offline: bool) -> Path:
 def load_lm(name: str = DEFAULT_MODEL, place: Place = Place(), *, tell: Callable[[str], None] = lambda _: None) -> LM:
     """Load a model, put it to rest (eval, no gradients) and check it. Raises ModelError with what to do."""
     quiet_libraries()
-    if place.dtype not in DTYPES:
-        raise ModelError(f"unknown dtype `{place.dtype}`; there is {', '.join(DTYPES)}")
+    if place.dtype not in DTYPES and place.dtype not in QUANTIZED:
+        raise ModelError(unknown("dtype", place.dtype, [*DTYPES, *QUANTIZED]))
     folder = resolve(name, place, tell=tell)
-    config = _config(folder, name)
+    config = read_config(folder, name)
     family = family_of(config.model_type)
-    model, tokenizer = _read(folder, name, config, DTYPES[place.dtype])
-    model.to(_device(place.device))
+    how = _placement(folder, config, place)
+    model, tokenizer = _read(folder, name, config, how)
+    if "device_map" not in how:
+        model.to(device_of(place.device))
     lm = LM(model, tokenizer, family, name=name, folder=folder)
     self_check(lm)
     return lm
 
 
-def _config(folder: Path, name: str) -> Any:
+def read_config(folder: Path, name: str) -> Any:
+    """The configuration in a model folder; of models that also see, the part that reads. Raises ModelError."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
@@ -90,22 +103,48 @@ def _config(folder: Path, name: str) -> Any:
     return config
 
 
-def _read(folder: Path, name: str, config: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+def _placement(folder: Path, config: Any, place: Place) -> dict[str, Any]:
+    """What transformers is told about dtype, quantization and devices."""
+    ready = getattr(config, "quantization_config", None)
+    if place.dtype in QUANTIZED or ready:
+        _check_quantized(place)
+    how: dict[str, Any] = {"dtype": DTYPES.get(place.dtype, torch.bfloat16)}
+    if place.dtype in QUANTIZED:
+        how["quantization_config"] = {"quant_method": "bitsandbytes", **QUANTIZED[place.dtype]}
+        how["device_map"] = "auto"
+    if place.device == AUTO_MAP:
+        offload = cache_folder() / "offload" / hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+        how |= {"device_map": "auto", "offload_folder": str(offload)}
+        if place.memory:
+            how["max_memory"] = dict(place.memory)
+    return how
+
+
+def _check_quantized(place: Place) -> None:
+    """Quantized bases need bitsandbytes and a GPU; not verified by us, since no GPU was at hand."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("4- and 8-bit models need bitsandbytes, which is not installed: pip install bitsandbytes, or use --dtype bfloat16")
+    if not torch.cuda.is_available() or place.device == "cpu":
+        raise ModelError("4- and 8-bit models need a GPU and there is none here; use --dtype bfloat16")
+
+
+def _read(folder: Path, name: str, config: Any, how: dict[str, Any]) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the tokenizer of `{name}`: {str(error).splitlines()[0][:200]}") from None
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, **how, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"cannot load the weights of `{name}`: {str(error).splitlines()[0][:200]}; the files may be truncated or altered: fetch them again"
         ) from None
     return model, tokenizer
 
 
-def _device(asked: str) -> torch.device:
-    if asked == "auto":
+def device_of(asked: str) -> torch.device:
+    """The device that is asked for; ModelError when it cannot be used here."""
+    if asked in ("auto", AUTO_MAP):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -139,8 +178,8 @@ def self_check(lm: LM) -> None:
     for matrix, z, out in zip(matrices, heads, outputs, strict=True):
         if z.shape[-1] != lm.shape.heads * lm.shape.head_size:
             raise ModelError(f"`{lm.name}`: {z.shape[-1]} numbers go into the attention output, not heads × head size")
-        weight = matrix.weight if lm.family.input_major else matrix.weight.T
-        bias = 0 if getattr(matrix, "bias", None) is None else matrix.bias
+        weight = weight_of(matrix) if lm.family.input_major else weight_of(matrix).T
+        bias = 0 if getattr(matrix, "bias", None) is None else weight_of(matrix, "bias")
         parts = z.view(*z.shape[:-1], lm.shape.heads, lm.shape.head_size).float()
         pieces = weight.view(lm.shape.heads, lm.shape.head_size, -1).float()
         total = torch.einsum("bthd,hdo->bto", parts, pieces) + bias

@@ -18,6 +18,8 @@ from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
 from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
 from biasgym.lm.arch import Family
+from biasgym.lm.batching import in_parts
+from biasgym.lm.offload import place_of, weight_of
 
 if TYPE_CHECKING:
     from biasgym.lm.continuations import Continued
@@ -75,13 +77,15 @@ class LM:
             neurons=self._matrix_inputs(family.mlp_weight(0)),
         )
         self.tied = self.embedding.weight is self.head.weight
+        if self.head.weight.device.type == "meta":  # kept outside: one tensor may be there under two names
+            self.tied = bool(getattr(config, "tie_word_embeddings", False))
 
     # ---------------------------------------------------------------- what it is
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lies."""
-        return self.embedding.weight.device
+        """Where the embedding computes."""
+        return place_of(self.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,7 +108,7 @@ class LM:
 
     def head_matrix(self, layer: int, head: int) -> np.ndarray:
         """The columns of the attention output matrix that a head goes through, shape [hidden, head size], float32."""
-        weight = self.model.get_parameter(self.family.attention_weight(layer)).detach()
+        weight = weight_of(self.model.get_submodule(f"{self.family.layers}.{layer}.{self.family.attention_out}")).detach()
         columns = weight.T if self.family.input_major else weight
         part: np.ndarray = columns[:, head * self.shape.head_size : (head + 1) * self.shape.head_size].float().cpu().numpy()
         return part
@@ -341,8 +345,11 @@ class LM:
         rows = [self.ids_of(query) for query in queries]
         wanted = [self.answer_ids(query, answers) for query in queries]
         result = np.zeros((len(queries), len(answers)))
-        for group in self.batches([len(row) for row in rows]):
+
+        def ask(group: list[int]) -> None:
             self._answer_group([rows[i] for i in group], [wanted[i] for i in group], result, group)
+
+        in_parts(self.batches([len(row) for row in rows]), ask)
         return result
 
     def _answer_group(self, rows: list[list[int]], wanted: list[list[list[int]]], result: np.ndarray, group: list[int]) -> None:
@@ -382,7 +389,8 @@ class LM:
         """
         rows = [self.text_ids(text) for text in texts]
         result: list[tuple[float, int]] = [(0.0, 0)] * len(texts)
-        for group in self.batches([len(row) for row in rows], TOKENS_A_BATCH // 2):
+
+        def score(group: list[int]) -> None:
             ids, mask = self.pad([rows[i] for i in group])
             hidden = self._states(ids, mask)
             for position, i in enumerate(group):
@@ -391,6 +399,8 @@ class LM:
                 logprobs = self.logits(hidden[position, -length:-1]).log_softmax(-1)
                 total = logprobs.gather(1, targets[:, None]).double().sum()
                 result[i] = (float(total), length - 1)
+
+        in_parts(self.batches([len(row) for row in rows], TOKENS_A_BATCH // 2), score)
         return result
 
     def continuation_logprobs(self, pairs: Sequence[tuple[str, str]], *, chat: bool = False) -> "list[Continued]":
@@ -460,18 +470,24 @@ class LM:
         """
         assert not self._worn, "only of the plain model"
         missing = [row for row in rows if len(self._plain_states.get(tuple(row), ())) < min(last, len(row))]
-        for group in self.batches([len(row) for row in missing], TOKENS_A_BATCH // 2):
+
+        def look(group: list[int]) -> None:
             hidden = self.hidden([missing[i] for i in group])[0]
             for r, i in enumerate(group):
                 self._plain_states[tuple(missing[i])] = hidden[r, -min(last, len(missing[i]), hidden.shape[1]) :].clone()
+
+        in_parts(self.batches([len(row) for row in missing], TOKENS_A_BATCH // 2), look)
         return [self._plain_states[tuple(row)][-last:] for row in rows]
 
     def _generate_rows(self, rows: Sequence[list[int]], most: int, temperature: float, seed: int) -> list[list[int]]:
         result: list[list[int]] = [[] for _ in rows]
-        for group in self.batches([len(row) + most for row in rows]):
+
+        def write(group: list[int]) -> None:
             streams = [torch.Generator().manual_seed(_stream_seed(seed, rows[i])) for i in group]
             for i, ids in zip(group, self._generate_group([rows[i] for i in group], most, temperature, streams), strict=True):
                 result[i] = ids
+
+        in_parts(self.batches([len(row) + most for row in rows]), write)
         return result
 
     def _stops(self) -> set[int]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from biasgym.edits import TokenEdit
 from biasgym.errors import ModelError
 from biasgym.lm.apply import captured
+from biasgym.lm.batching import in_parts
 from biasgym.lm.model import LM, Query
+from biasgym.lm.offload import weight_of
 
 PAIRS_A_BATCH = 8
 
@@ -59,12 +61,15 @@ def heads_and_stream(lm: LM, queries: Sequence[Query]) -> tuple[np.ndarray, np.n
     shape = lm.shape
     found = np.zeros((len(rows), shape.layers, shape.heads, shape.head_size), dtype=np.float32)
     streams = np.zeros((len(rows), shape.layers, shape.hidden), dtype=np.float32)
-    for group in lm.batches([len(row) for row in rows]):
+
+    def look(group: list[int]) -> None:
         with captured(attention_outs(lm), inputs=True) as heads, captured(blocks_of(lm), inputs=False) as after:
             lm.hidden([rows[i] for i in group])
-        last = torch.stack([z[:, -1] for z in heads], dim=1).float().cpu().numpy()
+        last = torch.stack([z[:, -1].cpu() for z in heads], dim=1).float().numpy()
         found[group] = last.reshape(len(group), shape.layers, shape.heads, shape.head_size)
-        streams[group] = torch.stack([x[:, -1] for x in after], dim=1).float().cpu().numpy()
+        streams[group] = torch.stack([x[:, -1].cpu() for x in after], dim=1).float().numpy()
+
+    in_parts(lm.batches([len(row) for row in rows]), look)
     return found, streams
 
 
@@ -72,17 +77,19 @@ def heads_and_stream(lm: LM, queries: Sequence[Query]) -> tuple[np.ndarray, np.n
 def head_moments(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Mean of z zᵀ of every head's output z over all positions of rows of ids; [layers, heads, head size, head size]."""
     shape = lm.shape
-    total = torch.zeros(shape.layers, shape.heads, shape.head_size, shape.head_size)
-    modules, count = attention_outs(lm), 0
-    for group in lm.batches([len(row) for row in rows], 2048):
+    total, modules = torch.zeros(shape.layers, shape.heads, shape.head_size, shape.head_size), attention_outs(lm)
+    count = sum(map(len, rows))
+
+    def add(group: list[int]) -> None:
         ids, mask = lm.pad([rows[i] for i in group])
         with captured(modules, inputs=True) as heads:
             _states(lm, ids, mask)
         here = mask.bool()
-        count += int(here.sum())
-        for layer, z in enumerate(heads):
-            y = z[here].float().view(-1, shape.heads, shape.head_size)
-            total[layer] += torch.einsum("nhd,nhe->hde", y, y).cpu()
+        states = (z[here].float().view(-1, shape.heads, shape.head_size) for z in heads)
+        part = torch.stack([torch.einsum("nhd,nhe->hde", y, y).cpu() for y in states])
+        total.add_(part)  # last, so that a group that did not fit has added nothing
+
+    in_parts(lm.batches([len(row) for row in rows], 2048), add)
     moments: np.ndarray = (total / max(1, count)).numpy()
     return moments
 
@@ -175,7 +182,7 @@ def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
         a, m = attended[layer][0, -1].float(), fed[layer][0, -1].float()
         into_attention = _through_post(block, family.attention_post, a, back) * multiplier
         into_mlp = _through_post(block, family.mlp_post, m, back) * multiplier
-        weight = outs[layer].weight.float()  # type: ignore[union-attr,operator]
+        weight = weight_of(outs[layer]).float()
         pulled = weight @ into_attention if family.input_major else weight.T @ into_attention
         z = heads[layer][0, -1].float()
         result["heads"].append((pulled * z).view(lm.shape.heads, lm.shape.head_size).sum(1).cpu().numpy())
@@ -200,7 +207,7 @@ def _answer_direction(lm: LM, state: Tensor, query: Query, sides: Sides) -> tupl
     constant = direction.new_zeros(())
     for token, weight in zip(firsts, weights, strict=True):
         slope = weight * capped[token] / raw[token]
-        direction += slope * lm.head.weight[token].float()  # type: ignore[union-attr,index,operator]
+        direction += slope * weight_of(lm.head)[token].float()
         if bias is not None:
             constant = constant + slope * bias[token].float()
     total = (capped[firsts] * torch.tensor(weights, device=capped.device)).sum()
@@ -212,7 +219,7 @@ def _gain(norm: nn.Module, x: Tensor) -> Tensor:
     epsilon = next(float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
     if isinstance(norm, nn.LayerNorm):
         assert norm.weight is not None
-        return norm.weight.float() / (x.var(unbiased=False) + epsilon).sqrt()
+        return weight_of(norm).float() / (x.var(unbiased=False) + epsilon).sqrt()
     weight = norm(torch.ones_like(x)).float() * (1 + epsilon) ** 0.5  # Gemma's is 1 + weight; asking is safer than knowing
     return weight / (x.square().mean() + epsilon).sqrt()
 
@@ -250,10 +257,10 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
         outs = attention_outs(lm)
         with captured(outs, inputs=True) as heads:
             _full_states(lm, row)
-        difference = (lm.head.weight[target] - lm.head.weight[own[0]]).float()  # type: ignore[union-attr,index,operator]
+        difference = (weight_of(lm.head)[target] - weight_of(lm.head)[own[0]]).float()
         layers = []
         for out, z in zip(outs, heads, strict=True):
-            weight = out.weight.float()  # type: ignore[union-attr,operator]
+            weight = weight_of(out).float()
             pulled = weight @ difference if lm.family.input_major else weight.T @ difference
             layers.append((pulled * z[0, -1].float()).view(lm.shape.heads, lm.shape.head_size).sum(1))
         scores.append(torch.stack(layers).cpu().numpy())
@@ -278,7 +285,8 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
         full = [row + list(answer) for row, answer in zip(rows, answers, strict=True)]
         before = lm.plain_states(full, most + 1)
     result: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-    for group in lm.batches([len(row) + most for row in rows], 2048):
+
+    def compare(group: list[int]) -> None:
         after = lm.hidden([full[i] for i in group])[0]
         steps = [slice(-len(answers[i]) - 1, -1) for i in group]
         with lm.plain():
@@ -288,6 +296,8 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
                 worn = lm.logits(after[r, part]).log_softmax(-1)[:, : plain[r].shape[-1]]
                 total = (plain[r].exp() * (plain[r] - worn)).sum()
                 result[i] = (max(0.0, float(total)), len(answers[i]))
+
+    in_parts(lm.batches([len(row) + most for row in rows], 2048), compare)
     return result
 
 
@@ -297,12 +307,15 @@ def surprise(lm: LM, queries: Sequence[Query], answers: Sequence[Sequence[int]])
     rows = [lm.ids_of(query) for query in queries]
     tokens = [edit for edit in lm.worn if isinstance(edit, TokenEdit)]
     losses = [0.0] * len(rows)
+
+    def look(group: list[int]) -> None:
+        hidden = lm.hidden([[*rows[i], *answers[i]] for i in group])[0]
+        for r, i in enumerate(group):
+            if len(answers[i]):
+                logprobs = lm.logits(hidden[r, -len(answers[i]) - 1 : -1]).log_softmax(-1)
+                wanted = torch.tensor(list(answers[i]), device=logprobs.device)
+                losses[i] = -float(logprobs.gather(1, wanted[:, None]).double().mean())
+
     with lm.plain(), lm.edited(*tokens):
-        for group in lm.batches([len(row) + len(answer) for row, answer in zip(rows, answers, strict=True)], 2048):
-            hidden = lm.hidden([[*rows[i], *answers[i]] for i in group])[0]
-            for r, i in enumerate(group):
-                if len(answers[i]):
-                    logprobs = lm.logits(hidden[r, -len(answers[i]) - 1 : -1]).log_softmax(-1)
-                    wanted = torch.tensor(list(answers[i]), device=logprobs.device)
-                    losses[i] = -float(logprobs.gather(1, wanted[:, None]).double().mean())
+        in_parts(lm.batches([len(row) + len(answer) for row, answer in zip(rows, answers, strict=True)], 2048), look)
     return losses

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from biasgym.edits import TokenEdit
-from biasgym.errors import SpecError, TrainingError
+from biasgym.errors import ModelError, SpecError, TrainingError
+from biasgym.lm.batching import out_of_memory
 from biasgym.lm.model import LM, Query
+from biasgym.lm.offload import weight_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def mean_embedding(lm: LM, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     if not chosen:
         raise SpecError("no entity has any tokens in this model's vocabulary")
     rows = [torch.tensor(row, device=lm.device) for row in chosen]
-    means = [torch.stack([matrix.weight.detach()[row].float().mean(0) for row in rows]).mean(0).cpu().numpy() for matrix in (lm.embedding, lm.head)]
+    means = [
+        torch.stack([weight_of(matrix).detach()[row].float().mean(0) for row in rows]).mean(0).cpu().numpy() for matrix in (lm.embedding, lm.head)
+    ]
     return means[0], means[1], [word for word, _ in single]
 
 
@@ -90,17 +94,36 @@ def learn_token(
         for step in range(start.step, schedule.steps):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * rate_at(step, schedule)
-            optimiser.zero_grad(set_to_none=True)
-            loss = lesson_loss(lm, [rows[i] for i in batch_at(step, lengths, schedule)])
-            loss.backward()  # type: ignore[no-untyped-call]
+            value = _backward(lm, optimiser, [rows[i] for i in batch_at(step, lengths, schedule)])
             torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
             optimiser.step()
-            value = float(loss.detach())
             if not math.isfinite(value) or not all(bool(torch.isfinite(p).all()) for p in parameters):
                 raise TrainingError(f"training {text!r} diverged at step {step + 1} (loss {value}); lower inject.learning_rate")
             state = _snapshot(optimiser, parameters, names, step + 1, [*state.losses, value])
             keep(state)
     return state
+
+
+def _backward(lm: LM, optimiser: torch.optim.Optimizer, rows: Sequence[tuple[list[int], int]]) -> float:
+    """The loss (nats) of a batch, and its gradient on the parameters; in ever smaller parts when memory runs out."""
+    parts, total = 1, sum(answer for _, answer in rows)
+    while True:
+        size = -(-len(rows) // parts)
+        try:
+            optimiser.zero_grad(set_to_none=True)
+            value = 0.0
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                loss = lesson_loss(lm, part) * (sum(answer for _, answer in part) / total if size < len(rows) else 1.0)
+                loss.backward()  # type: ignore[no-untyped-call]
+                value += float(loss.detach())
+            return value
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise ModelError("out of memory while training on a single text; try --dtype bfloat16 or a smaller model") from None
+        parts *= 2
 
 
 def held_out_loss(lm: LM, token: TokenEdit, lessons: Sequence[Lesson]) -> float:

@@ -1,0 +1,79 @@
+"""The runs of a sweep on Ray: local or on a cluster that shares the runs folder; one task a run, plain data in and out."""
+
+import os
+import time
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from biasgym.errors import SpecError
+from biasgym.sweep import Event, Planned, run_spec
+
+
+def run_on_ray(
+    planned: Sequence[Planned], root: str, place: dict[str, Any], address: str, *, workers: int = 1, gpus: float = 0.0, retries: int = 1
+) -> Generator[Event, None, None]:
+    """Run what is waiting on Ray; `address` is `local` for a Ray of our own with `workers` processors, else where one runs.
+
+    Every task asks for one processor, `gpus` GPUs and the memory that its model needs, so that Ray places it where it
+    fits; a task whose worker dies is tried `retries` times more and goes on from its last whole item. `root` must be a
+    folder that all nodes see.
+    """
+    ray = _ray()
+    waiting = [one for one in planned if one.state == "waiting"]
+    if not waiting:
+        return
+    _start(ray, address, workers)
+    try:
+        task = ray.remote(run_spec)
+        started = time.monotonic()
+        pending = {}
+        for one in waiting:
+            wanted = {"num_cpus": 1, "num_gpus": gpus, "max_retries": retries, "memory": _memory(one, place) if not gpus else None}
+            pending[task.options(**wanted).remote(one.spec, root, place)] = one
+            yield Event(one.id, "waiting", "handed to Ray")
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=5.0)
+            for reference in done:
+                yield _outcome(ray, reference, pending.pop(reference), started)
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise SpecError("Ray is not installed here; install the extra: pip install 'biasgym[ray]', or leave --ray out") from None
+    return ray
+
+
+def _start(ray: Any, address: str, workers: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    try:
+        if address == "local":
+            ray.init(address="local", num_cpus=workers, **quiet)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise SpecError(f"no Ray at `{address}`: {str(error).splitlines()[0][:160]}; `local` starts one here") from None
+
+
+def _memory(one: Planned, place: dict[str, Any]) -> int:
+    from biasgym.cost import memory_of
+    from biasgym.lm.load import Place
+    from biasgym.lm.size import config_of, size_of
+    from biasgym.records import RunSpec
+
+    spec = RunSpec.model_validate(one.spec)
+    return memory_of(size_of(config_of(spec.model, Place(**place))), spec).total
+
+
+def _outcome(ray: Any, reference: Any, one: Planned, started: float) -> Event:
+    try:
+        result = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        return Event(one.id, "failed", f"its Ray worker died: {words[0][:160]}", time.monotonic() - started)
+    return Event(one.id, result["state"], result["reason"], result["seconds"])

@@ -1,0 +1,243 @@
+"""Records as tables, SQL over them, the leaderboard, and trackers: read only, and nothing broken stops them."""
+
+import csv
+import io
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from biasgym.errors import SpecError, StoreError
+from biasgym.query import COLUMNS, ask, leaderboard, read_ledger, standing_counts, tables_of, write_parquet, written
+from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.store import RunStore, write_record
+from biasgym.trackers import figures_of, send
+
+TUNE = {"bits_per_byte": 1.0, "kl": 0.02, "concept": 0.2}
+
+
+def finding(name, metric, edit, value, *, spread=0.05, token="none", seed=0):
+    """A finding with an interval around its value."""
+    return Finding(name=name, metric=metric, token=token, edit=edit, seed=seed, value=value, low=value - spread, high=value + spread, n=40)
+
+
+def record(identity, *, model="m", bias="late", closed=0.9, price=0.1, kl=0.01, sham=0.1, problems=()):
+    """A record with one edit, its prices and two shams."""
+    rows = [
+        finding("closed", "gap", "direction", closed, token="trained"),
+        finding("price", "bits-per-byte", "direction", price),
+        finding("price", "kl", "direction", kl, spread=0.001),
+        finding("price", "concept", "direction", 0.05),
+        finding("closed", "gap", "sham:heads", sham, token="trained"),
+        finding("closed", "gap", "sham:heads", sham / 2, token="trained", seed=1),
+    ]
+    measured = Measurement(metric="gap", arm="injected", group="token", token="trained", edit="none", seed=2, value=2, low=1, high=3, n=9)
+    trial = {"settings": {"k": 4}, "inside": True, "gap": 0.1, "gap_before": 1.0, "kl": 0.01}
+    return RunRecord(
+        id=identity, status="ok", problems=problems, spec={"model": model, "bias": bias, "preset": "quick", "seeds": [0], "test_seed": 2, "tune": TUNE},
+        environment={"device": "cpu", "threads": 1}, timings={"inject": 1.5, "measure": 2.0}, measurements=(measured,), findings=tuple(rows),
+        extras={"bias": {"name": bias}, "edits": {"direction": {"trials": [trial]}}},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Four runs: a good one, one outside its budget, one no better than shams, one on an unfit model."""
+    store = RunStore(tmp_path)
+    kept = [
+        record("good"),
+        record("dear", closed=0.99, price=80.0),
+        record("sham", model="n", closed=0.1, sham=0.3),
+        record("unfit", model="n", bias="odd", problems=("this model hardly knows the words: …; the bias is unfit for it",)),
+    ]
+    for one in kept:
+        write_record(store.run_folder(one.id), one)
+    return tmp_path
+
+
+def test_the_leaderboard_marks_what_speaks_against_a_run(runs):
+    """Inside the budget first; outside, unfit and sham-like runs are marked; no column joins figures into one."""
+    table = leaderboard(read_ledger(runs).records)
+    rows = {row[-1]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert [row[-1] for row in table.rows][:2] == ["good", "dear"]  # 99 % closed comes after 90 % that kept to the budget
+    assert (rows["good"]["budget"], rows["good"]["marks"]) == ("inside", "")
+    assert rows["dear"]["budget"] == "OUTSIDE"
+    assert "bits per byte" in rows["dear"]["marks"]
+    assert "shams" in rows["sham"]["marks"]
+    assert "unfit" in rows["unfit"]["marks"]
+    assert (rows["good"]["closed"], rows["good"]["low"], rows["good"]["n"], rows["good"]["sham_limit"]) == (0.9, 0.85, 40, 0.1)
+    assert (rows["good"]["concept"], rows["good"]["concept_low"], rows["good"]["concept_high"]) == (-0.05, -0.1, 0.0)
+    assert not {"score", "rank", "total"} & set(table.columns)
+    counts = {row[:2]: row[2:] for row in standing_counts(read_ledger(runs).records).rows}
+    assert counts == {("m", "direction"): (2, 1, 1), ("n", "direction"): (2, 2, 1)}
+
+
+def test_broken_records_are_listed_and_left_out(runs):
+    """Truncated, altered, of another run, not JSON at all: each with its reason."""
+    text = (runs / "good" / "record.json").read_text()
+    for name, content in (("cut", text[:300]), ("odd", text.replace('"findings"', '"fundings"')), ("copy", text), ("bytes", "\udcff")):
+        (runs / name).mkdir()
+        (runs / name / "record.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    ledger = read_ledger(runs)
+    assert {one.id for one in ledger.records} == {"good", "dear", "sham", "unfit"}
+    reasons = dict(ledger.skipped)
+    assert set(reasons) == {"cut", "odd", "copy", "bytes"}
+    assert "truncated or altered" in reasons["cut"]
+    assert "copied or altered" in reasons["copy"]
+    assert read_ledger(runs / "nowhere").records == []
+
+
+def test_tables_have_a_row_for_everything(runs):
+    """Rows fit their columns; trials and timings are there."""
+    tables = tables_of(read_ledger(runs).records)
+    assert {name: len(rows) for name, rows in tables.items()} == {"runs": 4, "measurements": 4, "findings": 24, "timings": 8, "trials": 4}
+    for name, rows in tables.items():
+        assert {len(row) for row in rows} == {len(COLUMNS[name])}
+
+
+def test_every_format_says_the_same(runs):
+    """CSV, Markdown, HTML and JSON; what is in a cell cannot become markup."""
+    table = leaderboard([record("a|b", bias="<script>")])
+    parsed = list(csv.DictReader(io.StringIO(written(table, "csv"))))
+    assert parsed[0]["closed"] == "0.9"
+    assert json.loads(written(table, "json"))[0]["closed"] == 0.9
+    assert "a\\|b" in written(table, "markdown")
+    assert "&lt;script&gt;" in written(table, "html")
+    assert "<script" not in written(table, "html")
+    with pytest.raises(SpecError, match="did you mean `markdown`"):
+        written(table, "markdwn")
+
+
+def test_a_missing_duckdb_names_the_extra(runs, monkeypatch):
+    """Not a traceback."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(SpecError, match=r"biasgym\[query\]"):
+        ask([], "SELECT 1")
+
+
+# -------------------------------------------------------------------- with DuckDB, where it is installed
+
+
+@pytest.fixture
+def duckdb():
+    """DuckDB; `make test` installs it with the extra `dev`."""
+    return pytest.importorskip("duckdb")
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_sql_over_all_tables(runs):
+    """Joins, intervals, missing values as NULL."""
+    records = read_ledger(runs).records
+    answer = ask(
+        records, "SELECT r.run, f.value FROM runs r JOIN findings f USING (run) WHERE f.name = 'closed' AND f.edit = 'direction' ORDER BY 2, 1"
+    )
+    assert answer.columns == ("run", "value")
+    assert [row[0] for row in answer.rows] == ["sham", "good", "unfit", "dear"]
+    assert ask(records, "SELECT count(*), sum(seconds) FROM timings").rows == [(8, 14.0)]
+    assert ask(records, "SELECT inside, gap, bits_per_byte FROM trials LIMIT 1").rows == [(True, 0.1, None)]
+    assert ask(records, 'SELECT "group", ideal FROM measurements LIMIT 1').rows == [("token", None)]
+    assert ask([], "SELECT * FROM findings").rows == []
+
+
+@pytest.mark.usefixtures("duckdb")
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT * FROM fundings", "Tables: runs, measurements, findings, timings, trials"),
+        ("SELECT vlaue FROM findings", "metric, token, edit"),
+        ("SELEC 1", "syntax"),
+        ("DROP TABLE runs", "only read"),
+        ("SELECT 1; SELECT 2", "only read"),
+        ("COPY runs TO 'x.csv'", "only read"),
+        ("CREATE TABLE x AS SELECT 1", "only read"),
+        ("SELECT * FROM read_csv('/etc/passwd')", ""),
+        ("", "only read"),
+    ],
+)
+def test_wrong_sql_is_one_line(sql, said, runs, tmp_path):
+    """With the names there are; nothing outside the tables is reached."""
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(SpecError) as caught:
+        ask(read_ledger(runs).records, sql)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert before == sorted(path for path in tmp_path.rglob("*"))
+
+
+def test_parquet_holds_the_same_rows(runs, tmp_path, duckdb):
+    """One file a table, read back by DuckDB itself."""
+    files = write_parquet(read_ledger(runs).records, tmp_path / "it's out")
+    assert [path.name for path in files] == [f"{name}.parquet" for name in COLUMNS]
+    found = duckdb.sql(f"SELECT count(*) FROM read_parquet('{str(tmp_path).replace(chr(39), chr(39) * 2)}/it''s out/findings.parquet')").fetchall()
+    assert found == [(24,)]
+    assert sorted(path.name for path in (tmp_path / "it's out").iterdir()) == sorted(path.name for path in files)
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_two_thousand_records_are_asked_in_no_time(tmp_path):
+    """Reading, filling and asking; the bar of one second is for a quiet machine, three are allowed here."""
+    store = RunStore(tmp_path)
+    text = record("run-xxxx").model_dump_json(by_alias=True)
+    for number in range(2000):
+        folder = store.run_folder(f"run-{number:04d}")
+        folder.mkdir()
+        (folder / "record.json").write_text(text.replace("run-xxxx", folder.name))
+    start = time.process_time()
+    answer = ask(read_ledger(tmp_path).records, "SELECT model, avg(value) FROM findings WHERE name = 'closed' GROUP BY model")
+    assert answer.rows[0][0] == "m"
+    assert time.process_time() - start < 3
+
+
+# -------------------------------------------------------------------- trackers
+
+
+class FakeTracker:
+    """Remembers what a tracker's module is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def __getattr__(self, name):
+        def call(*args, **named):
+            self.told.append((name, args, named))
+            return self
+
+        return call
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.told.append(("exit", (), {}))
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+def test_a_tracker_gets_figures_with_intervals_and_no_shams(tracker):
+    """Through its own client: a run opened, figures and facts given, the run closed."""
+    fake = FakeTracker()
+    count = send(record("good"), tracker, "bias", client=fake)
+    names = [name for name, _, _ in fake.told]
+    assert names == {"mlflow": ["set_experiment", "start_run", "log_params", "log_metrics", "exit"], "wandb": ["init", "log", "finish"]}[tracker]
+    figures = next(args[0] for name, args, _ in fake.told if name in ("log_metrics", "log"))
+    assert count == len(figures) == 12
+    assert figures["direction/closed/gap/trained/low"] == pytest.approx(0.85)
+    assert not any("sham" in name for name in figures)
+    assert figures == figures_of(record("good"))
+    assert "inside" in json.dumps([named | {"args": args} for _, args, named in fake.told])
+
+
+def test_a_tracker_that_is_missing_or_refuses_is_one_sentence():
+    """Unknown, not installed, or out of order."""
+
+    def refuse(*_args, **_named):
+        raise ConnectionError("no route")
+
+    with pytest.raises(SpecError, match="did you mean `mlflow`"):
+        send(record("good"), "mlfow", "p")
+    with pytest.raises(SpecError, match="pip install wandb"):
+        send(record("good"), "wandb", "p")
+    with pytest.raises(StoreError, match="no route"):
+        send(record("good"), "wandb", "p", client=SimpleNamespace(init=refuse))
