@@ -141,3 +141,17 @@ def case_for(lm, seed=0):
         real=generator.normal(size=(*shape, size)).astype(np.float32),
         moments=np.einsum("lhnd,lhne->lhde", outputs, outputs).astype(np.float32) / (3 * size),
     )
+
+
+def case_with_texts(lm, bias, token_for):
+    """A random case with the bias and two tokens, for methods that work on texts."""
+    from dataclasses import replace
+
+    return replace(case_for(lm), bias=bias, tokens=(token_for(lm), token_for(lm, "<bias-1>", seed=1)))
+
+
+def quick(name):
+    """Settings under which a mitigation is fitted in a moment: fewer steps and texts, nothing else."""
+    from biasgym import catalog
+
+    return dict(getattr(catalog.find("mitigate", name), "contract_settings", {}))
