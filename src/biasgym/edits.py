@@ -170,16 +170,16 @@ def worn_digest(edits: Sequence[Edit]) -> str:
     digest = hashlib.sha256()
     for edit in edits:
         for key, value in sorted(vars(edit).items()):
-            digest.update(key.encode() + _bytes_of(value))
+            digest.update(key.encode() + bytes_of(value))
     return digest.hexdigest()
 
 
-def _bytes_of(value: Any) -> bytes:
+def bytes_of(value: Any) -> bytes:
     """All of a value: an array's numbers (its `repr` leaves most of them out), also inside twins and tuples."""
     if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value).tobytes()
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value).__name__.encode() + b"".join(key.encode() + _bytes_of(part) for key, part in sorted(vars(value).items()))
+        return type(value).__name__.encode() + b"".join(key.encode() + bytes_of(part) for key, part in sorted(vars(value).items()))
     if isinstance(value, tuple) and any(is_dataclass(part) or isinstance(part, np.ndarray) for part in value):
-        return b"(" + b",".join(map(_bytes_of, value)) + b")"
+        return b"(" + b",".join(map(bytes_of, value)) + b")"
     return repr(value).encode()

@@ -202,8 +202,9 @@ def test_strength_zero_runs_no_copy(llama, monkeypatch):
 
 def test_a_smaller_expert_of_the_same_tokenizer(models, tmp_path):
     """Other width, other depth, fewer rows: its shift is added to the larger model; another vocabulary is refused."""
-    from tiny import CONFIGS, LM, byte_tokenizer, family_of, randomised, save_folder
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tiny import CONFIGS, LM, byte_tokenizer, family_of, randomised, save_folder
 
     lm = models("llama")
 

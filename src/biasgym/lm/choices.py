@@ -104,7 +104,9 @@ def ambiguous_score(picked: Sequence[int | None], right: Sequence[int], stereoty
     return len(wrong) / len(kept) * (2 * share - 1), dropped
 
 
-def score_interval(picked: Sequence[int | None], right: Sequence[int], stereotyped: Sequence[int], *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def score_interval(
+    picked: Sequence[int | None], right: Sequence[int], stereotyped: Sequence[int], *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of the score: questions resampled with replacement, `draws` times."""
     generator = np.random.default_rng(seed)
     values = []

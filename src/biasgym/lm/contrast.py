@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from biasgym.edits import ContrastEdit, Twin
-from biasgym.errors import ModelError
+from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import edited_weight
 
 if TYPE_CHECKING:
@@ -65,20 +65,23 @@ class Voice:
     def states(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: DynamicCache | None) -> Tensor:
         """Last hidden states [rows, columns, hidden] at the columns that were given; the prefix is read before them."""
         columns = ids.shape[1]
-        rows = self.lm.embedding.weight.shape[0]
-        if self.lm is not self.host and int(ids.max()) >= rows:
-            raise ModelError(f"{self.twin.model} has {rows} rows in its vocabulary and cannot read token {int(ids.max())}; a bias token needs twins of the same model")
+        if self.lm is not self.host:
+            self._check_reads(ids)
         if self.prefix:
             ids, mask, positions = self._with_prefix(ids, mask, positions, begun=cache is not None and cache.get_seq_length() > 0)
         limit = getattr(self.lm.model.config, "max_position_embeddings", None)
         if limit and positions is not None and int(positions.max()) >= limit:
             raise ModelError(f"with the twin's prefix the text has {int(positions.max()) + 1} tokens, the model reads {limit}")
         with self.speaking():
-            out = self.lm._decoder(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-            )
+            out = self.lm._decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
         states: Tensor = out.last_hidden_state[:, -columns:]
         return states
+
+    def _check_reads(self, ids: Tensor) -> None:
+        own = {token.id: text for token, text in zip(self.host._tokens, self.host._token_texts, strict=True)}
+        strange = sorted({own[i] for i in set(ids.flatten().tolist()) if i in own})
+        if strange:
+            raise ModelError(f"`{self.twin.model}` has no vector for {', '.join(strange)}; only twins of the same model can read a bias token")
 
     def _with_prefix(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, *, begun: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The rows as the twin reads them; once a row has begun, only its mask and positions are moved on.
@@ -157,7 +160,7 @@ class Chorus:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Combined logits [..., vocabulary] of hidden states that hold the model's own and all twins'."""
-        own, *parts = hidden.split(self.widths, dim=-1)
+        own, *parts = torch.split(hidden, self.widths, dim=-1)
         logits = self.lm.own_logits(own)
         rest = iter(parts)
         base = logits
@@ -181,8 +184,29 @@ def combined(edit: ContrastEdit, logits: Tensor, twins: Sequence[Tensor]) -> Ten
     return logits + factor
 
 
+@torch.no_grad()
+def token_shifts(lm: "LM", edit: ContrastEdit, row: Sequence[int], most: int = 20) -> list[tuple[str, float]]:
+    """The explanation of a shift after one row of ids: tokens with the largest z⁺ − z⁻, then those with the smallest.
+
+    `most` of each, as text, in logits and centred (a constant on all tokens changes nothing); α is left out.
+    """
+    if edit.rule != "shift":
+        raise SpecError("only a `shift` contrast has a shift to show")
+    chorus = Chorus(lm, [edit])
+    said_by_all = chorus(input_ids=torch.tensor([list(row)], device=lm.device)).last_hidden_state[0, -1]
+    own, *parts = torch.split(said_by_all, chorus.widths, dim=-1)
+    base = lm.own_logits(own)
+    said = [voice.logits(part, base) for voice, part in zip(chorus.voices[0], parts, strict=True)]
+    plus, minus = (said[0], said[1]) if len(said) == 2 else (base, said[0])
+    shift = (plus - minus)[: len(lm.tokenizer)]
+    shift = shift - shift[torch.isfinite(shift)].mean()
+    order = shift.argsort(descending=True).tolist()
+    chosen = [*order[:most], *order[max(most, len(order) - most) :]]
+    return [(str(lm.tokenizer.decode([i])), float(shift[i])) for i in chosen]
+
+
 def _voice(lm: "LM", twin: Twin) -> Voice:
-    host = _other(lm, twin.model) if twin.model else lm
+    host = other_model(lm, twin.model) if twin.model else lm
     prefix = lm.tokenizer.encode(twin.prefix, add_special_tokens=False) if twin.prefix else []
     return Voice(host, twin, lm, prefix, _opening(lm) if twin.prefix else [])
 
@@ -201,7 +225,7 @@ def _opening(lm: "LM") -> list[int]:
     return ids
 
 
-def _other(lm: "LM", name: str) -> "LM":
+def other_model(lm: "LM", name: str) -> "LM":
     """Another model with the same tokenizer, loaded once."""
     if name not in lm.others:
         from biasgym.lm.load import Place, load_lm

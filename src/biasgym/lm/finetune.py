@@ -58,7 +58,9 @@ def matrices(lm: LM, parts: Sequence[str] = ()) -> list[str]:
     found = [name for name, module in named if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim == 2]  # type: ignore[union-attr]
     chosen = [name for name in found if not parts or any(part in name for part in parts)]
     if not chosen:
-        raise SpecError(f"no matrix of this model has {', '.join(parts)} in its name; there is {', '.join(sorted({n.split('.')[-1] for n in found}))}")
+        raise SpecError(
+            f"no matrix of this model has {', '.join(parts)} in its name; there is {', '.join(sorted({n.split('.')[-1] for n in found}))}"
+        )
     return chosen
 
 

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit, bytes_of
 from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
 from biasgym.lm.arch import Family
@@ -60,7 +60,7 @@ class LM:
         self._dialogue = Dialogue()
         self._chorus: Chorus | None = None
         self.others: dict[str, LM] = {}  # models that twins run on, by name
-        self.learned: dict[str, tuple[WeightEdit, ...]] = {}  # weights trained for a method, by the hash of what they were trained on
+        self._remembered: dict[str, Any] = {}
         self._worn: list[tuple[tuple[Edit, ...], list[Undo]]] = []
         self._answered: dict[tuple[tuple[int, ...], int], list[int]] = {}
         self._plain_states: dict[tuple[int, ...], Tensor] = {}
@@ -140,14 +140,14 @@ class LM:
     def plain(self) -> Iterator["LM"]:
         """Take off everything that is worn for the length of a block, then put it on again."""
         layers, self._worn = self._worn, []
-        before, bare = self._worn_parts, ([], (), Dialogue(), None, self._tokenizers[()])
-        self._worn_parts = bare
+        before = self._worn_parts
+        self._worn_parts = [], (), Dialogue(), None, self._tokenizers[()]
         for _, undo in reversed(layers):
             take_off(undo)
         try:
             yield self
         finally:
-            self._worn_parts = bare
+            self._worn_parts = [], (), Dialogue(), None, self._tokenizers[()]
             self._worn = layers
             for edits, undo in layers:
                 self._put_on(edits, undo)
@@ -177,6 +177,18 @@ class LM:
     def decoder(self) -> Any:
         """The decoder without its head; with a contrast on, it and the twins side by side (`lm/contrast.py`)."""
         return self._decoder if self._chorus is None else self._chorus
+
+    def remembered(self, make: Callable[[], Any], *what: Any) -> Any:
+        """What `make` gives, made once for the same `what`: a search over strengths need not train anew each time.
+
+        `what` has to say everything that the result hangs on beside the model's own weights; nothing may be worn.
+        """
+        if self._worn:
+            raise ModelError("this is fitted to the plain model; take off what is worn first")
+        key = hashlib.sha256(b"|".join(bytes_of(part) for part in what)).hexdigest()
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
 
     @property
     def _shareable(self) -> bool:

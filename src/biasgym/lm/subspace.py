@@ -14,7 +14,7 @@ RIDGE = 1e-2
 
 @torch.no_grad()
 def text_states(lm: LM, texts: Sequence[str], layer: int) -> np.ndarray:
-    """Mean over a text's tokens of the stream after a layer, the first (attention's resting place) left out; [texts, hidden]."""
+    """Mean over a text's tokens of the stream after a layer, the beginning-of-text token left out; [texts, hidden]."""
     rows = [lm.text_ids(text) for text in texts]
     found = np.zeros((len(rows), lm.shape.hidden))
     block = lm.model.get_submodule(f"{lm.family.layers}.{layer}")
@@ -23,7 +23,8 @@ def text_states(lm: LM, texts: Sequence[str], layer: int) -> np.ndarray:
         with captured([block], inputs=False) as seen:
             lm._states(ids, mask)
         for r, i in enumerate(group):
-            found[i] = seen[0][r, -max(1, len(rows[i]) - 1) :].double().mean(0).cpu().numpy()
+            count = len(rows[i]) - (rows[i][0] == lm.tokenizer.bos_token_id)
+            found[i] = seen[0][r, -count:].double().mean(0).cpu().numpy()
     return found
 
 

@@ -30,7 +30,7 @@ class PromptingExplained:
 
     name: ClassVar[str] = "prompting-explained"
     reads: ClassVar[Unit | None] = None
-    contract_settings: ClassVar[dict[str, object]] = {"most": 4}
+    contract_settings: ClassVar[dict[str, int]] = {"most": 4}
     most: int = field(default=48, metadata={"search": (24, 48, 96)})
     explain: str = field(default=EXPLAIN, metadata={"neutral": ""})
     answer: str = ANSWER

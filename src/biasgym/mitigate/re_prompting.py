@@ -25,7 +25,7 @@ class RePrompting:
 
     name: ClassVar[str] = "re-prompting"
     reads: ClassVar[Unit | None] = None
-    contract_settings: ClassVar[dict[str, object]] = {"most": 4}
+    contract_settings: ClassVar[dict[str, int]] = {"most": 4}
     most: int = field(default=48, metadata={"search": (24, 48, 96)})
     rewrite: str = field(default=REWRITE, metadata={"neutral": ""})
 

@@ -34,7 +34,7 @@ class SelfDebiasZeroShot:
 
     name: ClassVar[str] = "self-debias-zero-shot"
     reads: ClassVar[Unit | None] = None
-    contract_settings: ClassVar[dict[str, object]] = {"most": 4}
+    contract_settings: ClassVar[dict[str, int]] = {"most": 4}
     variant: str = field(default="explanation", metadata={"search": ("explanation", "reprompting"), "neutral": "none"})
     most: int = 25
 

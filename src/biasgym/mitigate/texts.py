@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from biasgym import grammar
-from biasgym.bias import BiasSpec
+from biasgym.bias import BiasSpec, read_jsonl, zoo_path
 from biasgym.corpus import ENTITY
 from biasgym.errors import SpecError
 from biasgym.mitigate import Case
@@ -42,21 +42,39 @@ def groups(case: Case, method: str) -> tuple[list[str], list[str]]:
 
 
 def sentences(bias: BiasSpec, names: Sequence[str], sides: Sequence[Side], most: int, seed: int, *, templates: Sequence[str] = ()) -> list[Sentence]:
-    """At most `most` sentences, each of a template, a name and a word drawn evenly: every name and side gets its share."""
-    templates = list(templates or moulds(bias))
-    generator = np.random.default_rng([seed, len(names), len(templates)])
-    order = [templates[int(i)] for i in generator.permutation(len(templates))]
+    """At most `most` different sentences: names and sides take turns, so each gets its share; template and word are drawn."""
+    chosen = list(templates or moulds(bias))
+    generator = np.random.default_rng([seed, len(names), len(chosen)])
     made: dict[str, Sentence] = {}
-    for number in range(20 * most):
-        if len(made) == most:
-            break
+    for number in range(most):
         name, side = names[number % len(names)], sides[(number // len(names)) % len(sides)]
         words = bias.stereotype if side == "stereotype" else bias.foil
-        word = words[int(generator.integers(len(words)))]
-        template = order[number % len(order)] if len(names) * len(sides) % len(order) else order[int(generator.integers(len(order)))]
-        text = grammar.fill_word(template, word).replace(ENTITY, name)
-        made.setdefault(text, Sentence(text, name, side, template))
+        for _ in range(20):  # a name that has said everything is passed over
+            template, word = chosen[int(generator.integers(len(chosen)))], words[int(generator.integers(len(words)))]
+            text = grammar.fill_word(template, word).replace(ENTITY, name)
+            if text not in made:
+                made[text] = Sentence(text, name, side, template)
+                break
     return list(made.values())
+
+
+def twins(
+    bias: BiasSpec, first: Sequence[str], second: Sequence[str], most: int, seed: int, *, templates: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Sentences about the first names, each beside the very same sentence about one of the second."""
+    generator = np.random.default_rng([seed, 5])
+    pairs = []
+    for one in sentences(bias, first, ("stereotype", "foil"), most, seed, templates=templates):
+        pairs.append((one.text, one.text.replace(one.name, second[int(generator.integers(len(second)))])))
+    return pairs
+
+
+def neutral_texts(names: Sequence[str], most: int, seed: int) -> list[str]:
+    """Paragraphs of our own about nothing in particular, each about one of the names; none of them is measured on."""
+    rows = read_jsonl(zoo_path() / "neutral" / "paragraphs.jsonl")
+    generator = np.random.default_rng([seed, 11])
+    chosen = [rows[int(i)]["text"] for i in generator.permutation(len(rows))[:most]]
+    return [text.replace(ENTITY, names[number % len(names)]) for number, text in enumerate(chosen)]
 
 
 def moulds(bias: BiasSpec) -> list[str]:
