@@ -151,7 +151,7 @@ def case_with_texts(lm, bias, token_for):
 
 
 def quick(name):
-    """Settings under which a mitigation is fitted in a moment: fewer steps and texts, nothing else."""
+    """Settings under which a mitigation is fitted in a moment: fewer steps and texts, and none from a data folder."""
     from biasgym import catalog
 
     return dict(getattr(catalog.find("mitigate", name), "contract_settings", {}))

@@ -12,7 +12,7 @@ import biasgym
 
 ROOT = Path(biasgym.__file__).parent
 WORDS = {"errors", "corpus", "grammar", "bias", "sites", "edits", "records", "stats", "files", "progress"}
-ROOM = {"data", "lm"}
+ROOM = {"data", "datasets", "forget", "lm"}
 STATIONS = {"inject", "locate", "mitigate", "measure"}
 LEDGER = {"catalog", "spec", "store", "tune", "grade", "run"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from biasgym.errors import SpecError
 from biasgym.mitigate import Case
 
 Side = Literal["stereotype", "foil"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,10 @@ def moulds(bias: BiasSpec) -> list[str]:
         f"In a word, {subject} are {{word}}.",
         f"What are {subject} like? They are {{word}}.",
     ]
+
+
+def evenly(things: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the things, evenly spaced over their order."""
+    if len(things) <= most:
+        return list(things)
+    return [things[int(i)] for i in np.linspace(0, len(things) - 1, most).round()]
