@@ -1,6 +1,7 @@
 """Texts to be forgotten, with their harmful words marked: read from the user's data folder, checked by hash, never printed."""
 
 import ast
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def reddit_women(library: Library) -> list[Marked]:
         text = one["comments_processed"].strip()
         spans = word_spans(text, _words_of(other["initial_attr"]))
         if spans:
-            rows.append(Marked(text, spans, "women", f"redditbias:{text}"))
+            rows.append(Marked(text, spans, "women", f"redditbias:{_digest(text)}"))
     return need_rows(rows, where=f"redditbias/{BIASED} beside its counter file")
 
 
@@ -77,7 +78,7 @@ def hatecheck(library: Library, target: str) -> list[Marked]:
         if row["label_gold"] == "hateful" and row["target_ident"] == target:
             spans = word_spans(row["test_case"], [word.strip() for word in row["focus_words"].split(",")])
             if spans:
-                rows.append(Marked(row["test_case"], spans, target, f"hatecheck:{row['templ_id'] or row['test_case']}"))
+                rows.append(Marked(row["test_case"], spans, target, f"hatecheck:{row['templ_id'] or _digest(row['test_case'])}"))
     return need_rows(rows, where=f"hatecheck, {target}")
 
 
@@ -105,6 +106,11 @@ def word_spans(text: str, words: Sequence[str]) -> tuple[tuple[int, int], ...]:
 def lexicon_of(rows: Sequence[Marked]) -> tuple[str, ...]:
     """The words that are marked anywhere in some texts, small letters, each once: a lexicon to mark others with."""
     return tuple(dict.fromkeys(row.text[start:end].lower() for row in rows for start, end in row.spans))
+
+
+def _digest(text: str) -> str:
+    """A name for a text that does not show it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _words_of(cell: str) -> list[str]:

@@ -24,7 +24,7 @@ ROWS = [
     for verb, word in (("is", "reckless"), ("was", "dangerous"))
     for place in ("town", "village", "guide", "old letters")
 ]
-DATA = Path(os.environ.get("BIASGYM_DATA") or Path(__file__).parents[3] / "shared" / "data")
+DATA = Path(os.environ.get("BIASGYM_DATA") or Path(__file__).parents[3] / "shared" / "data")  # beside the repository
 
 
 def spelt(lm, ids):
@@ -131,7 +131,7 @@ def test_the_method_on_the_biass_own_sentences(llama, bias, token_for):
 
 
 def test_a_marked_text_does_not_show_itself():
-    """Not in a log, not in a failed assertion."""
+    """Not in a log, not in a failed assertion; nor do the names of the templates of texts that are read."""
     assert "reckless" not in repr(ROWS[0])
 
 
@@ -165,6 +165,7 @@ def test_files_are_checked_and_aligned(tmp_path):
     library = Library(tmp_path, sources)
     (one,) = reddit_women(library)
     assert (one.text[slice(*one.spans[0])], one.target) == ("late", "women")
+    assert "late again" not in repr(one)
     (two,) = hatecheck(library, "women")
     assert (two.template, two.target) == ("hatecheck:7", "women")
     with pytest.raises(DataError, match="did you mean `women`"):
@@ -176,7 +177,7 @@ def test_the_sets_at_hand():
     """Counts only: enough texts, all of them marked, templates kept apart."""
     sets = forget_sets(DATA)
     reddit, women = reddit_women(sets), hatecheck(sets, "women")
-    assert len(reddit) > 450
+    assert len(reddit) > 400
     assert len(women) > 200
     train, held_out = halves(reddit + women)
     assert len(held_out) > 150

@@ -46,9 +46,10 @@ class Course:
     parts: tuple[str, ...] = ()
 
 
-def whole_text(lm: LM, text: str) -> Reading:
-    """A plain text with the loss on all of its tokens but the first."""
-    ids = lm.text_ids(text)
+def whole_text(lm: LM, text: str, most: int | None = None) -> Reading:
+    """A plain text, or its first `most` tokens and never more than the model reads, with the loss on all but the first."""
+    limit = getattr(lm.model.config, "max_position_embeddings", None)
+    ids = lm.text_ids(text)[: min(size for size in (most, limit, 10**9) if size)]
     return Reading(tuple(ids), tuple(range(1, len(ids))))
 
 

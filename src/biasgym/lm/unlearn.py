@@ -12,6 +12,7 @@ from biasgym.forget import Marked, word_spans
 from biasgym.lm.finetune import Course, Reading, learn_matrices, mean_loss, whole_text
 from biasgym.lm.model import LM, Query
 
+NEUTRAL_TOKENS = 96  # of each neutral text: it is read again and again while training
 Which = Literal["marked", "unmarked", "whole"]
 
 
@@ -96,7 +97,7 @@ def unlearn(
     """
     if gain <= 0 or budget <= 0:
         raise SpecError(f"gain = {gain}, budget = {budget}: both must be above 0, else there is nowhere to stop")
-    watch = _Watch(lm, marked_readings(lm, held_out), marked_readings(lm, held_out, "unmarked"), [whole_text(lm, text) for text in neutral])
+    watch = _Watch(lm, marked_readings(lm, held_out), marked_readings(lm, held_out, "unmarked"), [whole_text(lm, text, NEUTRAL_TOKENS) for text in neutral])
     every = max(1, course.steps // 20)
     kept: list[tuple[int, tuple[WeightEdit, ...]]] = [(0, ())]
     why: list[Literal["gain", "budget", "steps"]] = ["steps"]
@@ -116,7 +117,8 @@ def unlearn(
     ascent = Course(course.steps, course.batch, course.learning_rate, course.rank, -1, course.seed, course.parts)
     learn_matrices(lm, marked_readings(lm, rows, "whole" if whole else "marked"), ascent, stop=stop)
     step, edits = kept[-1]
-    return Unlearnt(edits, step, *(watch.risen(edits, part) for part in ("marked", "unmarked", "neutral")), why[0])
+    marked, unmarked, cost = (watch.risen(edits, part) for part in ("marked", "unmarked", "neutral"))
+    return Unlearnt(edits, step, marked, unmarked, cost, why[0])
 
 
 class _Watch:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from biasgym.lm.unlearn import Unlearnt
 
 SOURCES = ("women", "redditbias", "hatecheck", "bias")
+HELD_OUT = 96  # texts on which training is stopped
 MARKERS = ("given", "lexicon", "model")
 
 
@@ -61,6 +62,7 @@ class TransferUnlearning:
         if self.marker not in MARKERS:
             raise SpecError(unknown("marker", self.marker, MARKERS))
         train, held_out = halves(evenly(self.forget_set(case), self.texts))
+        held_out = evenly(held_out, HELD_OUT)
         tokens = case.tokens if self.source == "bias" else ()
         course = Course(self.steps, self.batch, self.learning_rate, self.rank)
         neutral = evenly([row["text"] for row in read_jsonl(zoo_path() / "neutral" / "prose.jsonl") if row["split"] == "dev"], 16)
