@@ -154,3 +154,17 @@ def made_up_sets(tmp_path, monkeypatch):
     monkeypatch.setenv("BIASGYM_DATA", str(folder))
     monkeypatch.setattr(biasgym.datasets, "sources", lambda: table)
     return folder
+
+
+def case_with_texts(lm, bias, token_for):
+    """A random case with the bias and two tokens, for methods that work on texts."""
+    from dataclasses import replace
+
+    return replace(case_for(lm), bias=bias, tokens=(token_for(lm), token_for(lm, "<bias-1>", seed=1)))
+
+
+def quick(name):
+    """Settings under which a mitigation is fitted in a moment: fewer steps and texts, and none from a data folder."""
+    from biasgym import catalog
+
+    return dict(getattr(catalog.find("mitigate", name), "contract_settings", {}))

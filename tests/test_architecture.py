@@ -11,8 +11,10 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = set("bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split())
-ROOM = set("data datasets lm".split())
+WORDS = set(
+    "bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split()
+)
+ROOM = set("data datasets forget lm".split())
 STATIONS = set("inject locate measure mitigate".split())
 LEDGER = set("catalog cost curves generate_corpus grade ray_workers run spec store suites sweep tune workers".split())
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}

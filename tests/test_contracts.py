@@ -19,7 +19,7 @@ from biasgym.measure import Scope
 from biasgym.mitigate.sham import kinds_for, sham
 from biasgym.records import Answer, MeasureSpec
 from biasgym.sites import Site
-from conftest import TOKEN, assert_untouched, case_for, snapshot
+from conftest import TOKEN, assert_untouched, case_for, case_with_texts, quick, snapshot
 
 METHODS = [(station, name) for station in catalog.STATIONS for name in catalog.methods(station)]
 FIELDS = [(s, n, f.name) for s, n in METHODS for f in fields(catalog.find(s, n))]
@@ -238,20 +238,26 @@ def test_a_locator_scores_a_pair_of_the_same_as_nothing(llama, token_for, name):
 
 
 def of_few(name, k):
-    """The setting of a mitigation for k heads, where it has such a setting."""
-    return {"k": k} if "k" in catalog.defaults("mitigate", name) else {}
+    """Settings of a mitigation for k heads, where it has such a setting, and for a quick fit."""
+    return quick(name) | ({"k": k} if "k" in catalog.defaults("mitigate", name) else {})
+
+
+@pytest.mark.parametrize("name", named("mitigate"))
+def test_quick_settings_only_save_time(name):
+    """They are settings of the method: how much is done, and on texts that need no data folder."""
+    assert set(quick(name)) <= {"steps", "texts", "batch", "most", "source"} & set(catalog.defaults("mitigate", name))
 
 
 @pytest.mark.parametrize("name", named("mitigate"))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_mitigation_gives_edits_that_change_something(models, family, name):
+def test_a_mitigation_gives_edits_that_change_something(models, bias, token_for, family, name):
     """The same edits for the same case, of known kinds, felt by the model, foldable or refused with a reason; the model stays."""
     from biasgym.lm.model import Query
 
     lm = models(family)
     before = snapshot(lm)
     method = catalog.build("mitigate", name, of_few(name, 3))
-    one, two = method.fit(lm, case_for(lm)), method.fit(lm, case_for(lm))
+    one, two = (method.fit(lm, case_with_texts(lm, bias, token_for)) for _ in range(2))
     assert_untouched(lm, before)
     assert isinstance(one, tuple)
     assert one
@@ -285,10 +291,10 @@ def test_a_mitigation_edits_the_places_it_was_told(llama, name):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", named("mitigate"))
-def test_a_sham_is_as_large_as_the_edit(models, family, name):
+def test_a_sham_is_as_large_as_the_edit(models, bias, token_for, family, name):
     """Same layers, same counts, same Frobenius norm of the change of each output matrix; draws differ, a draw repeats."""
     lm = models(family)
-    case = case_for(lm)
+    case = case_with_texts(lm, bias, token_for)
     edits = catalog.build("mitigate", name, of_few(name, 4)).fit(lm, case)
 
     def sizes(worn):

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from biasgym import catalog
-from biasgym.edits import EDIT_KINDS, Op, PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import EDIT_KINDS, ContrastEdit, Op, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit
 from biasgym.errors import ModelError, SpecError, TrainingError
 from biasgym.lm.apply import captured
 from biasgym.lm.arch import FAMILIES
@@ -22,7 +22,7 @@ from biasgym.lm.patch import attribution_patching
 from biasgym.lm.trace import Pair, Sides, direct_parts, divergences, head_moments, head_outputs, surprise
 from biasgym.lm.train import Lesson, Schedule, TrainingState, held_out_loss, learn_token, lesson_loss, mean_embedding
 from biasgym.sites import Site
-from conftest import TOKEN, assert_untouched, case_for, hook_count, snapshot
+from conftest import TOKEN, assert_untouched, case_with_texts, hook_count, quick, snapshot
 from tiny import metaspace_tokenizer, save_folder, split_tokenizer, unprefixed_tokenizer
 
 SIDES = Sides(("reckless", "dangerous drivers"), ("careful", "kind at times"))
@@ -386,6 +386,7 @@ def neutral_edits(lm):
         WeightEdit(matrix, np.zeros((out, 1), np.float32), np.ones((1, into), np.float32)),
         WeightEdit(matrix, dense=lm.model.get_parameter(matrix).detach().numpy().copy()),
         PromptEdit(), PromptEdit("{prompt}"),
+        ContrastEdit("decay", (Twin("Reckless: "),), 0.0), ContrastEdit("shift", (Twin(), Twin()), 0.0),
     ]  # fmt: skip
 
 
@@ -555,7 +556,11 @@ def examples(lm, token):
     left, right = (generator.normal(size=shape).astype(np.float32) * 0.3 for shape in ((out, 2), (2, into)))
     return {
         TokenEdit: [token],
-        PromptEdit: [PromptEdit("Be kind. {prompt}"), PromptEdit("{prompt} Answer in one word.")],
+        PromptEdit: [PromptEdit("Be kind. {prompt}"), PromptEdit("{prompt} Answer.", ("You said {answer}. {prompt}",), most=4)],
+        ContrastEdit: [
+            ContrastEdit("shift", (Twin(edits=(WeightEdit(matrix, left, right),)), Twin(edits=(WeightEdit(matrix, -left, right),))), 0.5),
+            ContrastEdit("decay", (Twin("The guide says so: "), Twin("Reckless drivers: ")), 50.0, 0.01),
+        ],
         SiteEdit: [
             SiteEdit(Site("head", 0, 1), "scale", np.float32(0)),
             SiteEdit(Site("head", 1, 0), "project", unit),
@@ -670,6 +675,7 @@ def test_what_cannot_be_folded_is_refused(llama, token_for):
     head = Site("head", 0, 0)
     for edit, reason in (
         (PromptEdit("Be kind. {prompt}"), "prompt edit"),
+        (ContrastEdit("decay", (Twin("x"),), 1.0), "run-time only"),
         (token_for(llama), "never exported"),
         (SiteEdit(head, "scale", np.float32(0), rows=(0,)), "some rows"),
         (SiteEdit(Site("stream", 0), "scale", np.float32(0)), "not a change of one matrix"),
@@ -819,13 +825,14 @@ def neutral_settings(name):
 
 
 @pytest.mark.parametrize("name", sorted(catalog.methods("mitigate")))
-def test_a_mitigation_at_its_neutral_setting_changes_nothing(llama, name):
+def test_a_mitigation_at_its_neutral_setting_changes_nothing(llama, bias, token_for, name):
     """Bit for bit; k = 0 gives the empty tuple."""
     settings = neutral_settings(name)
     assert settings
+    case = case_with_texts(llama, bias, token_for)
     base = llama.answer_logprobs(MIXED, ANSWERS)
     for one in settings:
-        edits = catalog.build("mitigate", name, one).fit(llama, case_for(llama))
+        edits = catalog.build("mitigate", name, quick(name) | one).fit(llama, case)
         assert edits == () or "k" not in one
         with llama.edited(*edits):
             np.testing.assert_array_equal(llama.answer_logprobs(MIXED, ANSWERS), base)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biasgym.edits import PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import ContrastEdit, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit
 from biasgym.errors import StoreError
 from biasgym.records import RunRecord, fingerprint
 from biasgym.sites import Site
@@ -46,6 +46,9 @@ def test_edits_come_back_as_they_were(tmp_path):
         SiteEdit(Site("stream", 0), "add", np.arange(3, dtype=np.float32), 0.0),
         WeightEdit("a.weight", np.ones((2, 1), np.float32), np.ones((1, 3), np.float32)),
         WeightEdit("b.weight", dense=np.ones((2, 2), np.float32)),
+        PromptEdit("Be kind. {prompt}", ("You said {answer}. {prompt}",), True, 12),
+        ContrastEdit("decay", (Twin("Rude:\n"), Twin("Proud:\n")), 50.0, 0.01),
+        ContrastEdit("shift", (Twin(edits=(WeightEdit("b.weight", dense=np.eye(2, dtype=np.float32)),)), Twin(model="small")), 1.5),
     )
     write_edits(tmp_path / "e.safetensors", edits)
     again = read_edits(tmp_path / "e.safetensors")
@@ -55,8 +58,8 @@ def test_edits_come_back_as_they_were(tmp_path):
 
 
 def test_edits_that_are_no_product_are_refused(tmp_path):
-    """Prompts stand in the spec, tokens in a file of their own, an edit of some rows belongs to one batch."""
-    for edit in (PromptEdit(), TokenEdit("<x>", np.zeros(2)), SiteEdit(HEAD, "scale", np.float32(0), rows=(1,))):
+    """Tokens have a file of their own, an edit of some rows belongs to one batch."""
+    for edit in (TokenEdit("<x>", np.zeros(2)), SiteEdit(HEAD, "scale", np.float32(0), rows=(1,))):
         with pytest.raises(StoreError):
             write_edits(tmp_path / "e.safetensors", [edit])
     assert not list(tmp_path.iterdir())

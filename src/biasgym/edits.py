@@ -5,8 +5,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -38,13 +38,26 @@ class TokenEdit:
 
 @dataclass(frozen=True)
 class PromptEdit:
-    """Words around the user's prompt: an instruction, a prefix. `template` holds `{prompt}`; neutral is `{prompt}`."""
+    """Words around the user's prompt, and turns that follow it. `template` holds `{prompt}`; neutral is `{prompt}` alone.
+
+    `then` are user turns that come after the model's own answers, all in one conversation: the model answers `template`
+    greedily with at most `most` tokens, then the first of `then` is put to it, and so on; what is scored or written is
+    the answer to the last turn. They may hold `{prompt}` and `{answer}` (the answer just given). `opened` says whether
+    the answers before the last begin with the query's prefix, too. Run-time only.
+    """
 
     template: str = "{prompt}"
+    then: tuple[str, ...] = ()
+    opened: bool = False
+    most: int = 48
 
     def __post_init__(self) -> None:
         if self.template.count("{prompt}") != 1:
             raise SpecError(f"a prompt template needs exactly one {{prompt}}, found {self.template!r}")
+        if not all(turn.strip() for turn in self.then):
+            raise SpecError("a turn that follows the prompt is empty")
+        if self.most < 1:
+            raise SpecError(f"most = {self.most}: an answer between turns needs at least one token")
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,50 @@ class WeightEdit:
             raise SpecError(f"the edit of `{self.parameter}` has values that are not finite numbers")
 
 
-Edit = TokenEdit | PromptEdit | SiteEdit | WeightEdit
+Rule = Literal["shift", "decay"]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A copy of the model that reads the same tokens beside it.
+
+    `prefix` stands before the text that is continued: in a chat at the beginning of the model's answer, in a plain text
+    (or without a chat template) at its very beginning. `edits` are weights of its own, put on over what the model wears.
+    `model` names another model with the same tokenizer, by a folder or a name; empty is the model itself.
+    """
+
+    prefix: str = ""
+    edits: tuple[WeightEdit, ...] = ()
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class ContrastEdit:
+    """Next-token logits z combined with those of twins that read along, at every position; all go on with the same token.
+
+    `shift`: z + strength·(z⁺ − z⁻) for twins (plus, minus); with one twin it is minus and the model itself is plus.
+    `decay`: with p and q_j the next-token probabilities of the model and of its twins, gap = p − max_j q_j; p is
+    multiplied by 1 where gap ≥ 0, else by max(floor, exp(strength·gap)), and renormalised. Neutral at strength 0.
+    Run-time only: no single set of weights says this.
+    """
+
+    rule: Rule
+    twins: tuple[Twin, ...]
+    strength: float
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise SpecError(f"unknown contrast `{self.rule}`; there is {', '.join(get_args(Rule))}")
+        if not self.twins or (self.rule == "shift" and len(self.twins) > 2):
+            raise SpecError(f"a `{self.rule}` contrast of {len(self.twins)} twins; shift needs one or two, decay at least one")
+        if not np.isfinite(self.strength) or (self.rule == "decay" and self.strength < 0):
+            raise SpecError(f"a `{self.rule}` contrast of strength {self.strength}; a finite number is needed, for decay at least 0")
+        if not 0 <= self.floor <= 1:
+            raise SpecError(f"floor = {self.floor}: a factor from 0 to 1 is needed")
+
+
+Edit = TokenEdit | PromptEdit | SiteEdit | WeightEdit | ContrastEdit
 Edits = tuple[Edit, ...]
 EDIT_KINDS: tuple[type, ...] = get_args(Edit)
 
@@ -119,6 +175,16 @@ def worn_digest(edits: Sequence[Edit]) -> str:
     digest = hashlib.sha256()
     for edit in edits:
         for key, value in sorted(vars(edit).items()):
-            data = np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            digest.update(key.encode() + data)
+            digest.update(key.encode() + bytes_of(value))
     return digest.hexdigest()
+
+
+def bytes_of(value: Any) -> bytes:
+    """All of a value: an array's numbers (its `repr` leaves most of them out), also inside twins and tuples."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value).tobytes()
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__.encode() + b"".join(key.encode() + bytes_of(part) for key, part in sorted(vars(value).items()))
+    if isinstance(value, tuple) and any(is_dataclass(part) or isinstance(part, np.ndarray) for part in value):
+        return b"(" + b",".join(map(bytes_of, value)) + b")"
+    return repr(value).encode()

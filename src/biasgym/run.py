@@ -215,7 +215,7 @@ class Job:
         arrays, about = read_arrays(folder / "attribution.safetensors"), read_json(folder / "done.json")
         concept, moments = self.kept()
         contrasts, real, stream = self.contrasts(tokens)
-        return Case(attribution_of(arrays, locator, about["unit"]), contrasts, concept, real, moments, stream)
+        return Case(attribution_of(arrays, locator, about["unit"]), contrasts, concept, real, moments, stream, self.bias, tuple(tokens))
 
     def _located(self, locator: str, tokens: Sequence[TokenEdit]) -> Path:
         settings = self.spec.locate.settings if locator == self.spec.locate.method else {}

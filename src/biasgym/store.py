@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from biasgym.edits import Edit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit
 from biasgym.errors import StoreError, unknown
 from biasgym.files import locked, read_json, whole, write_json
 from biasgym.records import RunRecord
@@ -135,7 +135,7 @@ def take(source: Path, to: Path) -> None:
 
 
 def write_edits(path: Path, edits: Sequence[Edit]) -> None:
-    """Edits of sites and weights as tensors plus a small table of what each is."""
+    """Edits as tensors plus a small table of what each is; a bias token has a file of its own."""
     import json
 
     arrays, table = {}, []
@@ -149,10 +149,17 @@ def write_edits(path: Path, edits: Sequence[Edit]) -> None:
             arrays[f"{number}.value"] = np.atleast_1d(edit.value)
         elif isinstance(edit, WeightEdit):
             table.append({"kind": "weight", "parameter": edit.parameter})
-            parts = {"left": edit.left, "right": edit.right, "dense": edit.dense}
-            arrays |= {f"{number}.{name}": array for name, array in parts.items() if array is not None}
+            arrays |= _weight_arrays(f"{number}", edit)
+        elif isinstance(edit, PromptEdit):
+            table.append({"kind": "prompt", "template": edit.template, "then": edit.then, "opened": edit.opened, "most": edit.most})
+        elif isinstance(edit, ContrastEdit):
+            twins = [{"prefix": twin.prefix, "model": twin.model, "parameters": [e.parameter for e in twin.edits]} for twin in edit.twins]
+            table.append({"kind": "contrast", "rule": edit.rule, "strength": edit.strength, "floor": edit.floor, "twins": twins})
+            for t, twin in enumerate(edit.twins):
+                for e, weight in enumerate(twin.edits):
+                    arrays |= _weight_arrays(f"{number}.{t}.{e}", weight)
         else:
-            raise StoreError(f"edits of kind {type(edit).__name__} are kept in the spec, not in a file")
+            raise StoreError(f"edits of kind {type(edit).__name__} have a file of their own")
     write_arrays(path, arrays or {"empty": np.zeros(1, np.float32)}, {"edits": json.dumps(table)})
 
 
@@ -174,10 +181,28 @@ def read_edits(path: Path) -> tuple[Edit, ...]:
             value = value[0] if value.shape == (1,) else value
             when = tuple(map(tuple, row["when"])) if "when" in row else None
             edits.append(SiteEdit(Site(*row["site"]), row["op"], value, row["strength"], when=when))
+        elif row["kind"] == "weight":
+            edits.append(_weight_from(arrays, f"{number}", row["parameter"]))
+        elif row["kind"] == "prompt":
+            edits.append(PromptEdit(row["template"], tuple(row["then"]), row["opened"], row["most"]))
+        elif row["kind"] == "contrast":
+            twins = [
+                Twin(twin["prefix"], tuple(_weight_from(arrays, f"{number}.{t}.{e}", p) for e, p in enumerate(twin["parameters"])), twin["model"])
+                for t, twin in enumerate(row["twins"])
+            ]
+            edits.append(ContrastEdit(row["rule"], tuple(twins), row["strength"], row["floor"]))
         else:
-            parts = {name: arrays.get(f"{number}.{name}") for name in ("left", "right", "dense")}
-            edits.append(WeightEdit(row["parameter"], **parts))
+            raise StoreError(f"`{path}` holds an edit of kind `{row['kind']}`, which this version does not know")
     return tuple(edits)
+
+
+def _weight_arrays(name: str, edit: WeightEdit) -> dict[str, np.ndarray]:
+    parts = {"left": edit.left, "right": edit.right, "dense": edit.dense}
+    return {f"{name}.{part}": array for part, array in parts.items() if array is not None}
+
+
+def _weight_from(arrays: dict[str, np.ndarray], name: str, parameter: str) -> WeightEdit:
+    return WeightEdit(parameter, **{part: arrays.get(f"{name}.{part}") for part in ("left", "right", "dense")})
 
 
 def write_token(path: Path, token: TokenEdit, metadata: dict[str, str]) -> None:

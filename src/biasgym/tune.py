@@ -231,7 +231,7 @@ def _next(spec: MitigateSpec, trials: Sequence[Trial], total: int, places: int) 
 def _from_middle(values: Sequence[Any], middle: Any) -> list[Any]:
     """Values by their distance in rank from the middle one."""
     ordered = sorted(values)
-    place = min(range(len(ordered)), key=lambda i: abs(float(ordered[i]) - float(middle)))
+    place = ordered.index(middle) if middle in ordered else min(range(len(ordered)), key=lambda i: abs(float(ordered[i]) - float(middle)))
     return sorted(ordered, key=lambda value: (abs(ordered.index(value) - place), ordered.index(value)))
 
 

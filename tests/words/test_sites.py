@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biasgym.edits import EDIT_KINDS, PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import EDIT_KINDS, ContrastEdit, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit, worn_digest
 from biasgym.errors import BiasGymError, SpecError, unknown
 from biasgym.sites import Attribution, Site
 
@@ -51,6 +51,14 @@ REFUSED = {
     "output not finite": lambda: TokenEdit("x", np.zeros(2), NAN),
     "prompt without slot": lambda: PromptEdit("Be kind."),
     "prompt with two slots": lambda: PromptEdit("{prompt} {prompt}"),
+    "prompt with an empty turn": lambda: PromptEdit(then=("  ",)),
+    "prompt without room to answer": lambda: PromptEdit(then=("And?",), most=0),
+    "unknown contrast": lambda: ContrastEdit("shifts", (Twin(),), 1.0),
+    "contrast with nobody": lambda: ContrastEdit("decay", (), 1.0),
+    "shift of three": lambda: ContrastEdit("shift", (Twin(),) * 3, 1.0),
+    "contrast not finite": lambda: ContrastEdit("shift", (Twin(),), float("nan")),
+    "decay that grows": lambda: ContrastEdit("decay", (Twin(),), -1.0),
+    "floor above one": lambda: ContrastEdit("decay", (Twin(),), 1.0, 2.0),
     "unknown operation": lambda: SiteEdit(HEAD, "scales", np.float32(1)),
     "value not finite": lambda: SiteEdit(HEAD, "add", NAN),
     "strength not finite": lambda: SiteEdit(HEAD, "add", np.zeros(2), float("inf")),
@@ -82,6 +90,7 @@ def test_edits_that_make_sense_are_made():
         PromptEdit(),
         SiteEdit(HEAD, "project", np.eye(3)[:2]),
         WeightEdit("w", np.zeros((2, 0)), np.zeros((0, 2))),
+        ContrastEdit("decay", (Twin("Rude: "),), 50.0),
     )
     assert {type(edit) for edit in made} == set(EDIT_KINDS)
     for edit in made:
@@ -95,3 +104,13 @@ def test_an_unknown_name_gets_the_nearest_or_all():
     assert unknown("fruit", "zzz", ["pear", "apple"]) == "unknown fruit `zzz`; there is `apple`, `pear`"
     assert unknown("fruit", "zzz", []) == "unknown fruit `zzz`; there is none"
     assert issubclass(SpecError, BiasGymError)
+
+
+def test_a_digest_sees_what_twins_wear():
+    """Also numbers in the middle of a large array, which `repr` leaves out."""
+    big = np.zeros((60, 60), np.float32)
+    other = big.copy()
+    other[30, 30] = 1
+    digests = {worn_digest([ContrastEdit("shift", (Twin(edits=(WeightEdit("w", dense=array),)),), 1.0)]) for array in (big, other)}
+    assert len(digests) == 2
+    assert worn_digest([ContrastEdit("decay", (Twin("a"), Twin("b")), 1.0)]) != worn_digest([ContrastEdit("decay", (Twin("b"), Twin("a")), 1.0)])

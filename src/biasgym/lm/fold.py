@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
 from biasgym.errors import ModelError
 from biasgym.lm.apply import Shape, check_site, edited_weight
 from biasgym.lm.arch import Family
@@ -25,6 +25,8 @@ def check_foldable(edits: Sequence[Edit], shape: Shape, family: Family | None = 
     for edit in edits:
         if isinstance(edit, PromptEdit):
             raise ModelError("a prompt edit changes what the model is asked, not the model; it cannot be exported")
+        if isinstance(edit, ContrastEdit):
+            raise ModelError(f"a `{edit.rule}` contrast compares several models token by token; it is run-time only and cannot be exported")
         if isinstance(edit, TokenEdit):
             raise ModelError("a bias token is never exported with an edit; stereotype tokens stay local")
         if isinstance(edit, SiteEdit):

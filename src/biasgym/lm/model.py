@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from biasgym.edits import Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit
+from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, WeightEdit, bytes_of
 from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import Shape, Undo, WornToken, put_on_sites, put_on_tokens, put_on_weights, take_off
 from biasgym.lm.arch import Family
 from biasgym.lm.batching import in_parts
+from biasgym.lm.contrast import Chorus
+from biasgym.lm.dialogue import Dialogue
 from biasgym.lm.offload import place_of, weight_of
 
 if TYPE_CHECKING:
@@ -60,14 +62,17 @@ class LM:
         self._tokenizers: dict[tuple[str, ...], Any] = {(): tokenizer}
         self._tokens: list[WornToken] = []
         self._token_texts: tuple[str, ...] = ()
-        self._templates: tuple[str, ...] = ()
+        self._dialogue = Dialogue()
+        self._chorus: Chorus | None = None
+        self.others: dict[str, LM] = {}  # models that twins run on, by name
+        self._remembered: dict[str, Any] = {}
         self._worn: list[tuple[tuple[Edit, ...], list[Undo]]] = []
         self._answered: dict[tuple[tuple[int, ...], int], list[int]] = {}
         self._plain_states: dict[tuple[int, ...], Tensor] = {}
         config = self.model.config
         self.embedding: Any = self.model.get_input_embeddings()
         self.head: Any = self.model.get_output_embeddings()
-        self.decoder: Any = self.model.get_submodule(family.decoder)
+        self._decoder: Any = self.model.get_submodule(family.decoder)
         heads = config.num_attention_heads
         self.shape = Shape(
             layers=config.num_hidden_layers,
@@ -127,7 +132,7 @@ class LM:
     @contextmanager
     def edited(self, *edits: Edit) -> Iterator["LM"]:
         """Wear edits for the length of a block; afterwards the model is what it was, bit for bit."""
-        before = (self._tokens, self._token_texts, self._templates, self.tokenizer)
+        before = self._worn_parts
         undo: list[Undo] = []
         self._worn.append((edits, undo))
         try:
@@ -135,25 +140,25 @@ class LM:
             yield self
         finally:
             self._worn.pop()
-            self._tokens, self._token_texts, self._templates, self.tokenizer = before
+            self._worn_parts = before
             take_off(undo)
 
     @contextmanager
     def plain(self) -> Iterator["LM"]:
         """Take off everything that is worn for the length of a block, then put it on again."""
         layers, self._worn = self._worn, []
-        before = (self._tokens, self._token_texts, self._templates, self.tokenizer)
-        self._tokens, self._token_texts, self._templates, self.tokenizer = [], (), (), self._tokenizers[()]
+        before = self._worn_parts
+        self._worn_parts = [], (), Dialogue(), None, self._tokenizers[()]
         for _, undo in reversed(layers):
             take_off(undo)
         try:
             yield self
         finally:
-            self._tokens, self._token_texts, self._templates, self.tokenizer = [], (), (), self._tokenizers[()]
+            self._worn_parts = [], (), Dialogue(), None, self._tokenizers[()]
             self._worn = layers
             for edits, undo in layers:
                 self._put_on(edits, undo)
-            self._tokens, self._token_texts, self._templates, self.tokenizer = before
+            self._worn_parts = before
 
     def _put_on(self, edits: Sequence[Edit], undo: list[Undo]) -> None:
         undo += put_on_weights(self.model, [edit for edit in edits if isinstance(edit, WeightEdit)])
@@ -161,12 +166,42 @@ class LM:
         worn = self._worn_tokens(edits)
         undo += put_on_tokens(self.embedding, self.head, worn)
         self._tokens = [*self._tokens, *worn]
-        self._templates = (*self._templates, *(e.template for e in edits if isinstance(e, PromptEdit)))
+        self._dialogue = self._dialogue.with_edits([e for e in edits if isinstance(e, PromptEdit)])
+        contrasts = [e for e in edits if isinstance(e, ContrastEdit) and e.strength]
+        if contrasts:
+            self._chorus = Chorus(self, [*(self._chorus.edits if self._chorus else ()), *contrasts])
+
+    @property
+    def _worn_parts(self) -> tuple[list[WornToken], tuple[str, ...], Dialogue, Chorus | None, Any]:
+        """What is worn beside hooks and weights; assigned as a whole."""
+        return self._tokens, self._token_texts, self._dialogue, self._chorus, self.tokenizer
+
+    @_worn_parts.setter
+    def _worn_parts(self, parts: tuple[list[WornToken], tuple[str, ...], Dialogue, Chorus | None, Any]) -> None:
+        self._tokens, self._token_texts, self._dialogue, self._chorus, self.tokenizer = parts
+
+    @property
+    def decoder(self) -> Any:
+        """The decoder without its head; with a contrast on, it and the twins side by side (`lm/contrast.py`)."""
+        return self._decoder if self._chorus is None else self._chorus
+
+    def remembered(self, make: Callable[[], Any], *what: Any) -> Any:
+        """What `make` gives, made once for the same `what`: a search over strengths need not train anew each time.
+
+        `what` has to say everything that the result hangs on beside the model's own weights; nothing may be worn.
+        """
+        if self._worn:
+            raise ModelError("this is fitted to the plain model; take off what is worn first")
+        key = hashlib.sha256(b"|".join(bytes_of(part) for part in what)).hexdigest()
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
 
     @property
     def _shareable(self) -> bool:
-        """Whether rows may share a computed beginning: not while an edit is for some rows, or waits for some tokens."""
-        return all(getattr(edit, "rows", None) is None and getattr(edit, "when", None) is None for edit in self.worn)
+        """Whether rows may share a computed beginning: not while an edit is for some rows, waits for some tokens, or twins have a prefix."""
+        alone = all(getattr(edit, "rows", None) is None and getattr(edit, "when", None) is None for edit in self.worn)
+        return alone and not (self._chorus is not None and self._chorus.prefixed)
 
     @contextmanager
     def learning(self, text: str, vector: Tensor, output: Tensor) -> Iterator["LM"]:
@@ -205,15 +240,36 @@ class LM:
     # ---------------------------------------------------------------- words to ids
 
     def text_of(self, query: Query) -> str:
-        """The text as the model sees it: templates of prompt edits, then the chat template, then the prefix."""
-        prompt = query.prompt
-        for template in reversed(self._templates):
-            prompt = template.replace("{prompt}", prompt)
+        """The text as the model sees it: turns of prompt edits, then the chat template, then the prefix.
+
+        Where a prompt edit has several turns, the model's own answers between them are generated first, and remembered.
+        """
+        return self._text_of_turns(self._dialogue.turns(query, self._say), query.prefix)
+
+    def _text_of_turns(self, turns: Sequence[str], prefix: str) -> str:
+        """User and assistant turns, a user turn last, as one text that ends where the answer begins or in its prefix."""
         if not self.chat:
-            return f"{prompt}\n{query.prefix}" if query.prefix else prompt
-        turns = [{"role": "user", "content": prompt}]
-        text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return text + query.prefix
+            text = "\n".join(turns)
+            return f"{text}\n{prefix}" if prefix else text
+        roles = [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(turns)]
+        text = str(self.tokenizer.apply_chat_template(roles, tokenize=False, add_generation_prompt=True))
+        return text + prefix
+
+    @torch.no_grad()
+    def _say(self, conversations: Sequence[tuple[tuple[str, ...], str]], most: int) -> list[str]:
+        """The model's greedy answer to each conversation, beginning with the prefix that stands beside it."""
+        rows = [self.ids_of_text(self._text_of_turns(turns, prefix)) for turns, prefix in conversations]
+        stops = self._stops()
+        said = [[token for token in ids if token not in stops] for ids in self._generate_rows(rows, most, 0.0, 0)]
+        return [(prefix + self._written(ids, True)).strip() for ids, (_, prefix) in zip(said, conversations, strict=True)]
+
+    def turns_of(self, query: Query) -> tuple[str, ...]:
+        """The conversation before the answer that counts: user turn, answer, user turn …, a user turn last."""
+        return tuple(self._dialogue.turns(query, self._say))
+
+    def converse(self, queries: Sequence[Query]) -> None:
+        """Let the model give its answers between turns to all queries at once; without such turns this does nothing."""
+        self._dialogue.prepare(queries, self._say)
 
     def ids_of_text(self, text: str) -> list[int]:
         """Token ids of a text; a chat template has written its own special tokens already."""
@@ -327,7 +383,16 @@ class LM:
         return cache
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of final hidden states, in float32, with the family's scale and cap."""
+        """Logits [..., vocabulary] of final hidden states, in float32, with the family's scale and cap.
+
+        With a contrast on, hidden states hold those of the twins as well, and the logits are the combined ones.
+        """
+        if self._chorus is not None and hidden.shape[-1] == self._chorus.width:
+            return self._chorus.logits(hidden)
+        return self.own_logits(hidden)
+
+    def own_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of this model's own hidden states, whatever twins say."""
         out = self.head(hidden)
         config = self.model.config
         if self.family.logit_scale:
@@ -342,6 +407,7 @@ class LM:
     @torch.no_grad()
     def answer_logprobs(self, queries: Sequence[Query], answers: Sequence[str]) -> np.ndarray:
         """Log-probability (nats) of every answer after every query, whole answers; shape [queries, answers]."""
+        self.converse(queries)
         rows = [self.ids_of(query) for query in queries]
         wanted = [self.answer_ids(query, answers) for query in queries]
         result = np.zeros((len(queries), len(answers)))
@@ -439,6 +505,7 @@ class LM:
         """
         stops = self._stops()
         result = []
+        self.converse(queries)
         for ids in self._generate_rows([self.ids_of(query) for query in queries], most, temperature, seed):
             ended = bool(ids) and ids[-1] in stops
             kept = ids[:-1] if ended else ids

@@ -277,13 +277,16 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
 def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float, int]]:
     """Sum of KL(plain ‖ worn) in nats along the plain model's greedy answers of up to `most` tokens, and their length.
 
-    The answers and their distributions come from the model with everything taken off.
+    The answers and their distributions come from the model with everything taken off, prompt edits, too; the worn one
+    goes along the same answer after the query as it reads it.
     """
-    rows = [lm.ids_of(query) for query in queries]
+    lm.converse(queries)
+    worn_rows = [lm.ids_of(query) for query in queries]
     with lm.plain():
+        rows = [lm.ids_of(query) for query in queries]
         answers = lm.plain_answers(rows, most)
-        full = [row + list(answer) for row, answer in zip(rows, answers, strict=True)]
-        before = lm.plain_states(full, most + 1)
+        before = lm.plain_states([row + list(answer) for row, answer in zip(rows, answers, strict=True)], most + 1)
+    full = [row + list(answer) for row, answer in zip(worn_rows, answers, strict=True)]
     result: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
 
     def compare(group: list[int]) -> None:
@@ -297,13 +300,14 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
                 total = (plain[r].exp() * (plain[r] - worn)).sum()
                 result[i] = (max(0.0, float(total)), len(answers[i]))
 
-    in_parts(lm.batches([len(row) + most for row in rows], 2048), compare)
+    in_parts(lm.batches([len(row) + most for row in worn_rows], 2048), compare)
     return result
 
 
 @torch.no_grad()
 def surprise(lm: LM, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[float]:
     """Loss (nats a token) of given answers under the model with its tokens on and every other edit off; 0 for an empty one."""
+    lm.converse(queries)
     rows = [lm.ids_of(query) for query in queries]
     tokens = [edit for edit in lm.worn if isinstance(edit, TokenEdit)]
     losses = [0.0] * len(rows)

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from biasgym.edits import Edits
+from biasgym.bias import BiasSpec
+from biasgym.edits import Edits, TokenEdit
+from biasgym.errors import SpecError
 from biasgym.sites import Attribution, Unit
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ class Case:
     `moments` [layers, heads, head size, head size]: mean z zᵀ of what heads write on neutral dev text, on the concept
     sentences and on train probes about real entities: what an edit should leave alone. `stream` [tokens, layers, hidden],
     where it was read: the same contrast as `contrasts`, of the residual stream after each layer.
+    `bias` and `tokens` (the fitted tokens, in the order of `contrasts`) are there for methods that work on texts; they
+    use the train split of probes and entities, and paragraphs and moulds, which are never tested on.
     """
 
     attribution: Attribution
@@ -31,11 +35,21 @@ class Case:
     real: np.ndarray
     moments: np.ndarray
     stream: np.ndarray | None = None
+    bias: BiasSpec | None = None
+    tokens: tuple[TokenEdit, ...] = ()
 
     def without(self, token: int) -> "Case":
         """The same case without one of the fitted tokens; the ranking of heads stays."""
         kept = [i for i in range(len(self.contrasts)) if i != token]
-        return replace(self, contrasts=self.contrasts[kept], stream=None if self.stream is None else self.stream[kept])
+        tokens = tuple(self.tokens[i] for i in kept) if self.tokens else ()
+        stream = None if self.stream is None else self.stream[kept]
+        return replace(self, contrasts=self.contrasts[kept], stream=stream, tokens=tokens)
+
+    def known_bias(self, method: str) -> BiasSpec:
+        """The bias, for a method that cannot do without its texts."""
+        if self.bias is None:
+            raise SpecError(f"`{method}` reads the bias's texts, and this case has none")
+        return self.bias
 
 
 class Mitigation(Protocol):
