@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from biasgym import files
+from biasgym.listing import listed
 from biasgym.query import read_ledger
 from biasgym.store import RunStore, read_record
 from biasgym.sweep import plan_sweep, run_in, run_spec, session_for, summary
@@ -187,6 +188,9 @@ def test_an_altered_record_is_listed_and_left_out(undisturbed, tmp_path):
     ledger = read_ledger(copied)
     assert [record.id for record in ledger.records] == [planned[1].id]
     assert [name for name, _ in ledger.skipped] == [planned[0].id]
+    rows = {row["id"]: row["status"] for row in listed("runs", copied)}
+    assert rows[planned[1].id] == "ok"
+    assert rows[planned[0].id].startswith("unreadable")
 
 
 def test_a_clock_that_jumps_back_changes_nothing(undisturbed, tmp_path, monkeypatch):

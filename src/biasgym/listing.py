@@ -8,6 +8,7 @@ from typing import Any
 from biasgym import catalog
 from biasgym.bias import load_bias, zoo
 from biasgym.diversity import diversity
+from biasgym.errors import StoreError
 
 Row = dict[str, Any]
 
@@ -49,7 +50,11 @@ def _runs_there(runs: Path) -> list[Row]:
     store = RunStore(runs)
     rows = []
     for identity in store.runs():
-        record = read_record(store.run_folder(identity))
+        try:
+            record = read_record(store.run_folder(identity))
+        except StoreError as error:  # one damaged record does not hide the others
+            rows.append({"id": identity, "model": "", "preset": "", "status": f"unreadable: {error}", "closed": "", "problems": 1})
+            continue
         closed = next((f for f in record.findings if f.name == "closed" and not f.edit.startswith("sham:")), None)
         rows.append(
             {
