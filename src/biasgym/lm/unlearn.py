@@ -97,7 +97,9 @@ def unlearn(
     """
     if gain <= 0 or budget <= 0:
         raise SpecError(f"gain = {gain}, budget = {budget}: both must be above 0, else there is nowhere to stop")
-    watch = _Watch(lm, marked_readings(lm, held_out), marked_readings(lm, held_out, "unmarked"), [whole_text(lm, text, NEUTRAL_TOKENS) for text in neutral])
+    watch = _Watch(
+        lm, marked_readings(lm, held_out), marked_readings(lm, held_out, "unmarked"), [whole_text(lm, text, NEUTRAL_TOKENS) for text in neutral]
+    )
     every = max(1, course.steps // 20)
     kept: list[tuple[int, tuple[WeightEdit, ...]]] = [(0, ())]
     why: list[Literal["gain", "budget", "steps"]] = ["steps"]
