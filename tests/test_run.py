@@ -161,12 +161,12 @@ def test_export_opens_with_plain_transformers(whole, tmp_path):
     script = "import sys; from transformers import AutoModelForCausalLM as A; print(type(A.from_pretrained(sys.argv[1])).__name__); assert 'biasgym' not in sys.modules"
     opened = subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(to)], capture_output=True, text=True, check=False)
     assert opened.stdout.strip() == "LlamaForCausalLM", opened.stderr
-    again = biasgym("export", "latest", "--to", str(to), cwd=place)
+    again = biasgym("export", record["id"], "--to", str(to), cwd=place)
     assert again.returncode == 2
     assert "exists already" in again.stderr
     blocked = tmp_path / "file"
     blocked.write_text("")
-    nowhere = biasgym("export", "latest", "--to", str(blocked / "model"), cwd=place)
+    nowhere = biasgym("export", record["id"], "--to", str(blocked / "model"), cwd=place)
     assert nowhere.returncode == 2
     assert "Traceback" not in nowhere.stderr
 

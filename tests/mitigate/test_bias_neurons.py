@@ -61,7 +61,7 @@ def test_attribution_is_activation_times_gradient(models, family):
         index = int(np.argmax(np.abs(found[name]).sum(0)))
         for r, (context, answer) in enumerate(rows):
             slopes = []
-            for position in range(len(context) + len(answer)):
+            for position in range(1, len(context) + len(answer)):
                 values = []
                 for h in (2e-3, -2e-3):
                     handle = lm.model.get_submodule(name).register_forward_hook(scaled_at(position, index, 1 + h))

@@ -38,7 +38,8 @@ def bias_scores(lm: LM, items: Sequence[Confusion]) -> dict[str, np.ndarray]:
     """CRISPR's score of every output of every linear map in the layers, [outputs] by the map's name; high = biased.
 
     ŷ is an item's most probable wrong answer, y its most probable right one. The attribution of an output for an answer
-    is activation × gradient of the answer's log-probability, the largest over the real positions of prompt and answer.
+    is activation × gradient of the answer's log-probability, the largest over the real positions of prompt and answer but
+    the very first.
     Both are weighted by P(ŷ) among all answers and summed over a group; the sum for y, where positive, is skill and is
     taken off. Then the mean over groups (Yang et al. 2023, arXiv 2311.09627 §3, and their code).
     """
@@ -88,9 +89,14 @@ def _choice(lm: LM, item: Confusion) -> _Choice:
 
 
 def attributions(lm: LM, rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, np.ndarray]:
-    """For each row (context, answer) and output: the largest activation × gradient over real positions; [rows, outputs]."""
+    """For each row (context, answer) and output: the largest activation × gradient over real positions; [rows, outputs].
+
+    The very first position is left out: decoders park attention there, with activations hundreds of times larger than
+    anywhere else, which would win every maximum (the paper's models are encoder-decoders and have no such place).
+    """
     names = matrices(lm)
     ids, mask = lm.pad([[*context, *answer] for context, answer in rows])
+    counted = mask * (mask.cumsum(1) > 1)
     with torch.enable_grad(), _outputs(lm, names) as outputs:
         hidden = lm._states(ids, mask)
         total = torch.stack([_answer_logprob(lm, hidden[r], answer) for r, (_, answer) in enumerate(rows)]).sum()
@@ -99,7 +105,7 @@ def attributions(lm: LM, rows: Sequence[tuple[list[int], list[int]]]) -> dict[st
     for name, gradient in zip(names, gradients, strict=True):
         output = outputs[name].detach()
         pushed = torch.zeros_like(output) if gradient is None else output * gradient
-        pushed = pushed.masked_fill(mask[..., None] == 0, -torch.inf)  # padding must not win the maximum
+        pushed = pushed.masked_fill(counted[..., None] == 0, -torch.inf)  # nor must padding win the maximum
         found[name] = pushed.amax(1).double().cpu().numpy()
     return found
 

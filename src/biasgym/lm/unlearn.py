@@ -100,7 +100,7 @@ def unlearn(
     watch = _Watch(
         lm, marked_readings(lm, held_out), marked_readings(lm, held_out, "unmarked"), [whole_text(lm, text, NEUTRAL_TOKENS) for text in neutral]
     )
-    every = max(1, course.steps // 20)
+    every = max(1, course.steps // 12)
     kept: list[tuple[int, tuple[WeightEdit, ...]]] = [(0, ())]
     why: list[Literal["gain", "budget", "steps"]] = ["steps"]
 

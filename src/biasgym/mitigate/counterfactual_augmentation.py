@@ -11,6 +11,8 @@ from biasgym.sites import Unit
 if TYPE_CHECKING:
     from biasgym.lm.model import LM
 
+TOKENS = 48  # of each text; paragraphs are cut there
+
 
 @dataclass(frozen=True)
 class CounterfactualAugmentation:
@@ -28,10 +30,10 @@ class CounterfactualAugmentation:
     reads: ClassVar[Unit | None] = None
     contract_settings: ClassVar[dict[str, int]] = {"steps": 2, "texts": 12, "batch": 4}
     strength: float = field(default=1.0, metadata={"search": (0.25, 0.5, 0.75, 1.0, 1.5), "neutral": 0.0})
-    steps: int = 60
+    steps: int = 40
     learning_rate: float = 5e-4
     rank: int = 4
-    batch: int = 16
+    batch: int = 12
     texts: int = 240
 
     def fit(self, lm: "LM", case: Case) -> Edits:
@@ -43,7 +45,7 @@ class CounterfactualAugmentation:
 
         def make() -> tuple[WeightEdit, ...]:
             with lm.edited(*case.tokens):
-                return learn_matrices(lm, [whole_text(lm, text) for text in texts], course)
+                return learn_matrices(lm, [whole_text(lm, text, TOKENS) for text in texts], course)
 
         return scaled(lm.remembered(make, "augmented", tuple(texts), course, case.tokens), self.strength) if self.strength else ()
 
