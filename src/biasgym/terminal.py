@@ -15,6 +15,7 @@ from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
 from biasgym.readings import CHANGES, changed_sentence, concept_kept, findings, first_of, over_budget, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.verdict import broken
 
 STAGES = ("inject", "locate", "mitigate", "measure")
 QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
@@ -92,7 +93,9 @@ def print_findings(console: Console, record: RunRecord) -> None:
 def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str, Any]) -> None:
     picked = ", ".join(f"{key}={value}" for key, value in about["picked"].items())
     over = over_budget(record, edit)
+    damage = broken(record, edit)
     state = "price not measured" if over is None else "OUTSIDE the budget" if over else "inside the budget"
+    state = "BREAKS the model: no removal can be claimed" if damage else state
     console.print()
     console.print(Text(f"{edit}", style="bold"), Text(f"({about['locator']}; {picked}): {state}"))
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -152,6 +155,8 @@ def _print_changed(console: Console, record: RunRecord) -> None:
     edit = next(iter(record.extras["edits"]), None)
     rows = [f for f in record.findings if f.name == "changed" and f.edit == edit and f.metric in CHANGES]
     console.print()
+    if edit and broken(record, edit):
+        console.print(Text(f"`{edit}` breaks the model, so what changed for real entities is no gain:", style="yellow"))
     for row in rows:
         console.print(changed_sentence(row), highlight=False, soft_wrap=True)
 
