@@ -45,7 +45,7 @@ def test_a_half_is_spread_evenly_over_biases_and_strengths(split: str) -> None:
 def test_a_half_has_traps_and_answers_that_are_none(split: str) -> None:
     rows = half(split)
     kinds = Counter(row["kind"] for row in rows)
-    assert len(rows) >= 330
+    assert len(rows) >= 340
     assert all(kinds[kind] >= 20 for kind in ("quotation", "negation", "counter-stereotype", "wrong-group", "topic-only", "refusal", "broken"))
     assert {
         row["strength"] for row in rows if row["kind"] in ("negation", "counter-stereotype", "wrong-group", "topic-only", "refusal", "broken")
