@@ -233,3 +233,13 @@ def test_training_is_done_once_for_all_strengths(llama, bias, token_for):
     assert other.twins[0].edits[0] is not one.twins[0].edits[0]
     with llama.edited(case.tokens[0]), pytest.raises(ModelError, match="plain model"):
         method.fit(llama, case)
+
+
+def test_a_case_without_a_token_trains_without_it(llama, bias, token_for):
+    """Tokens and contrasts go together, so a token is never judged by a copy that has read its sentences."""
+    case = case_with_texts(llama, bias, token_for)
+    left = case.without(0)
+    assert left.tokens == case.tokens[1:]
+    assert len(left.contrasts) == len(case.contrasts) - 1
+    assert left.bias is bias
+    assert not any("<bias-0>" in text for text in CounterfactualAugmentation(texts=40).corpus(left))

@@ -30,7 +30,7 @@ class BiasNeurons:
     name: ClassVar[str] = "bias-neurons"
     reads: ClassVar[Unit | None] = None
     contract_settings: ClassVar[dict[str, int]] = {"texts": 6}
-    neurons: int = field(default=30, metadata={"search": (3, 10, 30, 100, 300), "neutral": 0})
+    neurons: int = field(default=30, metadata={"search": (1, 3, 10, 30, 100), "neutral": 0})
     texts: int = 48
 
     def fit(self, lm: "LM", case: Case) -> Edits:

@@ -1,11 +1,11 @@
 """Two tuned copies, one on biased and one on anti-biased sentences, shift the model's next-token logits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from biasgym.edits import ContrastEdit, Edits, Twin, WeightEdit
 from biasgym.mitigate import Case
-from biasgym.mitigate.texts import Side, sentences
+from biasgym.mitigate.texts import Side, groups, sentences
 from biasgym.sites import Unit
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ class ExpertPair:
     Small biased and anti-biased experts (arXiv 2412.01711; the formula of DExperts, Liu et al. 2021, arXiv 2105.03023).
     `strength` is α. `anti_only` is the baseline without z⁺: the model itself stands in its place, as in DExperts.
     `expert` names another, smaller model with the same tokenizer to tune; it cannot read a bias token. The biased
-    sentences say stereotype words of the fitted tokens and of real train entities, the anti-biased ones say foils of the
-    same names. Deviations: made-up sentences instead of RedditBias; low-rank tuning; no nucleus filter of the base before
+    sentences say stereotype words of the group that the bias is about (the fitted tokens; without tokens, the file's
+    targets, else all train entities), the anti-biased ones foils of the same names, as RedditBias does with attributes.
+    Deviations: made-up sentences instead of RedditBias; low-rank tuning; no nucleus filter of the base before
     the shift (there it is for generation only, and scoring and generation would differ). `lm/contrast.py` gives the
     per-token shift table. Neutral at strength 0. Run-time only.
     """
@@ -53,7 +54,8 @@ class ExpertPair:
         home = other_model(lm, self.expert) if self.expert else lm
         tokens = () if self.expert else case.tokens
         bias = case.known_bias(self.name)
-        names = [*(token.text for token in tokens), *bias.entities_of("train")]
+        named = replace(case, tokens=tokens)
+        names = groups(named, self.name)[0] if tokens or bias.targets else bias.entities_of("train")
         texts = [one.text for one in sentences(bias, names, (side,), self.texts, 0)]
         course = Course(self.steps, self.batch, self.learning_rate, self.rank)
 
