@@ -125,7 +125,7 @@ class Job:
     def identity(self) -> str:
         """A hash of everything that decides the outcome, with the bias's name in front."""
         resolved = self.spec.model_dump(mode="json", exclude={"preset", "bias", "model"})
-        neutral = [folder_digest(zoo_path() / "neutral", "*.jsonl"), folder_digest(zoo_path() / "judge", "*.json*")]
+        neutral = [folder_digest(zoo_path() / "neutral", "*.jsonl"), folder_digest(zoo_path() / "judge", "*.json")]
         return f"{self.bias.name}-{fingerprint([self._base_key, resolved, neutral])}"
 
     @cached_property
@@ -521,7 +521,7 @@ class Job:
         if not texts:
             return []
         said = [[a.item, a.entity, a.token, a.edit, a.seed, a.said["prompt"], a.said["text"]] for a in texts]
-        key = fingerprint([self.spec.measure.judge, self.judge.name, folder_digest(zoo_path() / "judge", "*.json*"), self.bias.digest, VERSION, said])
+        key = fingerprint([self.spec.measure.judge, self.judge.name, folder_digest(zoo_path() / "judge", "*.json"), self.bias.digest, VERSION, said])
         with self.session.store.stage_lock("verdicts", key) as folder:
             for answer in texts[len(read_rows(folder / "verdicts.jsonl")) :]:
                 append_rows(folder / "verdicts.jsonl", [self._verdict(answer)])
@@ -552,7 +552,7 @@ class Job:
         """How good the judge is on the labelled test half, and how far it agrees with the lexicon on this run's texts."""
         if not verdicts:
             return {}
-        key = fingerprint([self.spec.measure.judge, self.judge.name, folder_digest(zoo_path() / "judge", "*.json*"), VERSION])
+        key = fingerprint([self.spec.measure.judge, self.judge.name, folder_digest(zoo_path() / "judge", "*.json"), VERSION])
         with self.session.store.stage_lock("judge-quality", key) as folder:
             if not finished(folder):
                 finish(folder, asdict(quality_of(self.judge)))
