@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_seed": 3,
         "inject": {
             "method": "token",
-            "settings": {"steps": 60, "batch": 16, "learning_rate": 0.02, "implicitness": 3, "grammar": 0.5},
+            "settings": {"steps": 56, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9},
         },
         "locate": {"method": "attribution-patching", "pairs": 96},
         "mitigate": [_OURS, _PAPER],
