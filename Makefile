@@ -28,7 +28,7 @@ ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving]'
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,web]'
 	touch $@
 
 oracle: $(ORACLE)/.ready
