@@ -385,19 +385,24 @@ def steadiness(record: RunRecord, locator: str, place: Head) -> str:
 
 
 def head_html(seen: HeadSeen) -> str:
-    """Bars of the association at every scale of a head, and what is written with and without it."""
-    most = max((abs(value) for _, value in seen.leans), default=0.0) or 1.0
-    labels = {0.0: "off", 1.0: "as it is"}
-    rows = "".join(
-        f"<tr><th scope='row'>× {scale:g} {labels.get(scale, '')}</th><td>{value:+.3f}</td>"
-        f"<td class='track'><span class='{'toward' if value > 0 else 'away'}' style='width:{100 * abs(value) / most:.0f}%'></span></td></tr>"
-        for scale, value in seen.leans
-    )
-    table = f"<table class='scales'><caption>Association on this probe (nats), head's output scaled</caption><tbody>{rows}</tbody></table>"
+    """The association at every scale of a head, bars for its change from the head as it is, and texts with and without the head."""
+    plain = dict(seen.leans).get(1.0)
+    changes = [(scale, value, None if plain is None else value - plain) for scale, value in seen.leans]
+    most = max((abs(change) for _, _, change in changes if change is not None), default=0.0) or 1.0
+    rows = "".join(_scale_row(scale, value, change, most) for scale, value, change in changes)
+    titles = "".join(f"<th scope='col'>{title}</th>" for title in ("head's output", "nats", "change", ""))
+    table = f"<table class='scales'><caption>Association on this probe</caption><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
     if not (seen.as_is or seen.without):
         return table
     left, right = marked(seen.as_is, seen.without) if seen.without else (quoted(seen.as_is), quoted(""))
     return f"{table}<div class='two'><div><h4>head as it is</h4>{left}</div><div><h4>head off</h4>{right}</div></div>"
+
+
+def _scale_row(scale: float, value: float, change: float | None, most: float) -> str:
+    label = {0.0: "off", 1.0: "as it is"}.get(scale, f"× {scale:g}")
+    words = "" if change is None or scale == 1 else f"{change:+.3f}"
+    bar = f"<span class='{'toward' if (change or 0) > 0 else 'away'}' style='width:{100 * abs(change or 0) / most:.0f}%'></span>"
+    return f"<tr><th scope='row'>{label}</th><td>{value:+.3f}</td><td>{words}</td><td class='track'>{bar if words else ''}</td></tr>"
 
 
 def progress_html(order: Order) -> str:

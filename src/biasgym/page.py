@@ -5,7 +5,7 @@ from importlib import resources
 from typing import Any
 
 from biasgym.asking import STRONGEST
-from biasgym.desk import TOKEN, Desk, text
+from biasgym.desk import TOKEN, Desk, quoted, text
 from biasgym.errors import BiasGymError
 from biasgym.product import FORMATS
 from biasgym.spec import preset_names
@@ -104,8 +104,8 @@ def _choose(gr: Any, desk: Desk, run: str | None) -> list[Any]:
         gr.update(choices=edits, value=edit),
         gr.update(value=1.0),
         _ticked(gr, desk, run, edit),
-        "",
-        "",
+        quoted(""),
+        quoted(""),
         "",
     ]
     heads = [
@@ -154,8 +154,7 @@ def _asking(gr: Any, desk: Desk, run: Any) -> dict[str, Any]:
         go, stop = gr.Button("Ask", variant="primary"), gr.Button("Stop")
     note = gr.HTML()
     with gr.Row(equal_height=True):
-        base = gr.HTML(label="Base model", show_label=True, container=True, elem_classes="said")
-        edited = gr.HTML(label="Edited model", show_label=True, container=True, elem_classes="said")
+        base, edited = _answer(gr, "Base model"), _answer(gr, "Edited model")
 
     def answered(owner: str, *given: Any) -> Iterator[Any]:
         for side in desk.ask(owner, *given):
@@ -167,6 +166,12 @@ def _asking(gr: Any, desk: Desk, run: Any) -> dict[str, Any]:
     edit.input(_told(gr, lambda one, name: _ticked(gr, desk, one, name)), [run, edit], on, **QUIET)
     stop.click(_stopper(gr, desk), None, note, api_name="stop", **LIVE)
     return {"prompt": prompt, "who": who, "edit": edit, "strength": strength, "on": on, "base": base, "edited": edited, "note": note}
+
+
+def _answer(gr: Any, title: str) -> Any:
+    with gr.Column(elem_classes="said", min_width=280):
+        gr.HTML(f"<h4>{title}</h4>")
+        return gr.HTML(quoted(""))
 
 
 def _stopper(gr: Any, desk: Desk) -> Any:

@@ -448,7 +448,7 @@ class LM:
                 break
             ids.append(token)
             text = self._written(ids, only_text=True)
-            if not text.endswith("\ufffd"):
+            if text != shown and not text.endswith("\ufffd"):
                 shown = text
                 yield text
         whole = self._written(ids, only_text=True)
