@@ -1,11 +1,13 @@
 """`biasgym serve`: the page behind a gate that only lets this machine in, serves no file, and asks nobody outside for anything."""
 
+import asyncio
 import ipaddress
 import os
 import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +38,7 @@ class Gate:
 
     def __init__(self, app: Any, *, hosts: frozenset[str] = LOOPBACK, addresses: bool = False) -> None:
         self.app, self.hosts, self.addresses = app, hosts, addresses
+        self.closing = asyncio.Event()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
@@ -44,11 +47,21 @@ class Gate:
             return
         refusal = (403, "no websockets here") if scope["type"] != "http" else self.refusal(scope)
         if refusal is None:
-            await self.app(scope, receive, _with_policy(send, scope["path"]))
+            await self.app(scope, partial(self._received, receive), _with_policy(send, scope["path"]))
         elif scope["type"] == "http":
             await _refuse(send, *refusal)
         else:
             await send({"type": "websocket.close", "code": 1008})
+
+    async def _received(self, receive: Receive) -> Message:
+        """The next message of a request; when the server closes, that the browser has left, so that open streams end by themselves."""
+        message, closing = asyncio.ensure_future(receive()), asyncio.ensure_future(self.closing.wait())
+        try:
+            await asyncio.wait({message, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else {"type": "http.disconnect"}
+        finally:
+            message.cancel()
+            closing.cancel()
 
     def refusal(self, scope: Message) -> tuple[int, str] | None:
         """Status and reason, where a request is not to be let in."""
@@ -104,7 +117,7 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def application(desk: Desk, *, host: str = "127.0.0.1", port: int = 7860) -> Any:
+def application(desk: Desk, *, host: str = "127.0.0.1", port: int = 7860) -> Gate:
     """The page, the reports and the gate before them, as one ASGI application. Needs the extra `web`."""
     try:
         import gradio as gr
@@ -171,11 +184,18 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(app: Any, listener: socket.socket) -> None:
+def _run(app: Gate, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; the server takes both, and raises them once more when it has ended, for nobody to see."""
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=2))
+    shut_down = server.shutdown
+
+    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
+        app.closing.set()
+        await shut_down(sockets)
+
+    server.shutdown = shutdown  # type: ignore[method-assign]
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listener])
