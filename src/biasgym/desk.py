@@ -367,8 +367,10 @@ def marked(before: str, after: str) -> tuple[str, str]:
     news: list[str] = []
     for kind, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         for out, part in ((olds, left[a:b]), (news, right[c:d])):
-            words = text("".join(part))
-            out.append(words if kind == "equal" or not words else f"<mark>{words}</mark>")
+            words = "".join(part)
+            inner = words.lstrip()
+            gap = text(words[: len(words) - len(inner)])
+            out.append(text(words) if kind == "equal" or not words else f"{gap}<mark>{text(inner)}</mark>")
     return f'<p class="answer">{"".join(olds)}</p>', f'<p class="answer">{"".join(news)}</p>'
 
 

@@ -159,6 +159,7 @@ def serve(
         raise SpecError(f"--host {host} lets others on the network use this model and read these runs; add --open-to-network if you mean it")
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ALLOW_FLAGGING", "GRADIO_SHARE"):
         os.environ[name] = "False"
+    os.environ["OTEL_SDK_DISABLED"] = "true"  # the web framework would else follow whatever exporter the environment names
     with tempfile.TemporaryDirectory(prefix="biasgym-") as scratch, _listening(host, port) as listener:
         os.environ["GRADIO_TEMP_DIR"] = scratch
         room = Room(session)
