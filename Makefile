@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check oracle clean
+.PHONY: demo test check oracle browser clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,11 +28,15 @@ ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray]'
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray,web]'
 	touch $@
 
 oracle: $(ORACLE)/.ready
 	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/interop
+
+# The web app in headless Chromium (Debian's package `chromium`); pictures are left in screenshots/.
+browser: $(ORACLE)/.ready
+	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/browser
 
 clean:
 	rm -rf $(VENV) $(ORACLE) build dist .pytest_cache .mypy_cache .ruff_cache

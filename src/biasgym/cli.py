@@ -273,6 +273,54 @@ def _size(folder: Path) -> str:
     return f"{total / 1e6:.1f} MB" if total >= 1e5 else f"{total / 1e3:.0f} kB"
 
 
+@app.command()
+def ask(
+    run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
+    prompt: Annotated[str, typer.Argument(help="What to ask; with --token, {entity} stands for the run's token.")],
+    edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
+    strength: Annotated[float, typer.Option(help="Times the fitted strength: 0 is the base model, 1 the edit as measured.")] = 1.0,
+    off: Annotated[list[str] | None, typer.Option("--off", metavar="LAYER:HEAD", help="Leave this head of the edit as it was.")] = None,
+    token: Annotated[bool, typer.Option("--token", help="Put the run's token on.")] = False,
+    most: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 60,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the edited model one thing; the answer is greedy, so it is always the same."""
+    from biasgym.asking import Question, heads_from
+    from biasgym.asking import ask as answers
+    from biasgym.store import RunStore
+
+    question = Question(prompt, edit, strength, heads_from(off or ()), token, most)
+    session, _ = _session(runs, device, offline, False, quiet=True)
+    *_, answer = answers(session, RunStore(runs).find(run), question)
+    if as_json:
+        _print_json({"prompt": prompt, "edit": edit, "strength": strength, "off": off or [], "token": token, "answer": answer})
+    else:
+        typer.echo(answer)
+
+
+@app.command()
+def serve(
+    runs: Runs = DEFAULT_RUNS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
+    open_to_network: Annotated[bool, typer.Option("--open-to-network", help="Allow a --host that others on the network can reach.")] = False,
+    model: Annotated[list[str] | None, typer.Option("--model", help="One more model that runs can be started on in the page.")] = None,
+    bias: Annotated[list[str] | None, typer.Option("--bias", help="One more bias, by the path of its file.")] = None,
+    data: Data = "",
+    device: Device = "auto",
+    offline: Offline = False,
+    accept_terms: Accept = False,
+) -> None:
+    """Look at runs, ask edited models and start runs in a page in the browser, for this machine only."""
+    from biasgym.web import serve as serve_page
+
+    session, _ = _session(runs, device, offline, accept_terms, quiet=True, data=data)
+    serve_page(session, host=host, port=port, open_to_network=open_to_network, models=model or (), biases=bias or (), say=typer.echo)
+
+
 @app.command("new-bias")
 def new_bias(
     name: Annotated[str, typer.Argument(help="Small letters, digits and hyphens.")],

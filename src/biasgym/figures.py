@@ -300,9 +300,8 @@ def _price_words(tried: Sequence[Tried], tested: Sequence[tuple[str, Point, floa
 def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> str:
     """Scores of all heads, layers from left to right; colour is symmetric about zero; `chosen` = edits and their heads."""
     layers, heads = len(values), max((len(row) for row in values), default=0)
-    cell = max(6.0, min(20.0, 640 / max(1, layers)))
+    cell, left, top = heat_grid(layers)
     most = max((abs(v) for row in values for v in row), default=0.0) or 1.0
-    left, top = 38.0, 18.0
     width, bottom = max(WIDTH, left + layers * cell + 10), top + heads * cell
     parts = [f'<rect x="{left:g}" y="{top:g}" width="{layers * cell:.1f}" height="{heads * cell:.1f}" class="ground"/>']
     parts += _cells(values, most, cell, left, top)
@@ -316,6 +315,11 @@ def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Se
         y = bottom + 52 + 20 * place
         parts += [_outline(left, y - 11, 14, place), text(left + 22, y, f"the {len(sites)} heads that {edit} changes", style="small")]
     return drawing(key, title, _heat_words(values, chosen), (width, bottom + 44 + 20 * len(chosen)), parts)
+
+
+def heat_grid(layers: int) -> tuple[float, float, float]:
+    """Of a heat map with so many layers: the side of a cell, and where the first cell begins, from the left and from the top."""
+    return max(6.0, min(20.0, 640 / max(1, layers))), 38.0, 18.0
 
 
 def _cells(values: Sequence[Sequence[float]], most: float, cell: float, left: float, top: float) -> list[str]:

@@ -87,6 +87,7 @@ class Session:
         if self._loaded is None or self._loaded[:2] != (name, dtype):
             from biasgym.lm.load import load_lm
 
+            self._loaded = None  # never two in memory
             self._loaded = (name, dtype, load_lm(name, replace(self.place, dtype=dtype), tell=self.say))
         return self._loaded[2]
 

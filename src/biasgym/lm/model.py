@@ -512,6 +512,26 @@ class LM:
             result.append(Continuation(self._written(kept, only_text), tuple(kept), ended))
         return result
 
+    def stream(self, query: Query, *, most: int = 60) -> Iterator[str]:
+        """The greedy answer to one query while it is written: its whole text so far, token by token; the last is `generate`'s.
+
+        Texts, not pieces of them: some tokenizers change what they have written by what comes next. A letter of which
+        only some bytes are there yet is held back. What is worn when a step is taken counts: keep the edits on till the end.
+        """
+        stops, ids, shown = self._stops(), [], None
+        row = self.ids_of(query)
+        for _, token in self._spoken([row], most, 0.0, [torch.Generator()]):
+            if token in stops:
+                break
+            ids.append(token)
+            text = self._written(ids, only_text=True)
+            if text != shown and not text.endswith("\ufffd"):
+                shown = text
+                yield text
+        whole = self._written(ids, only_text=True)
+        if whole != shown:
+            yield whole
+
     def _written(self, ids: Sequence[int], only_text: bool) -> str:
         """Ids as text; the space that a bias token swallows when it is read is put back before it."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=only_text)
@@ -563,15 +583,21 @@ class LM:
         return {stop for stop in {*stops, self.tokenizer.eos_token_id} if stop is not None}
 
     def _generate_group(self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]) -> list[list[int]]:
-        stops = self._stops()
         said: list[list[int]] = [[] for _ in rows]
+        for i, token in self._spoken(rows, most, temperature, streams):
+            said[i].append(token)
+        return said
+
+    @torch.no_grad()
+    def _spoken(self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]) -> Iterator[tuple[int, int]]:
+        """Row and token, in the order in which they are written; a stop token is the last of its row."""
+        stops = self._stops()
         alive = list(range(len(rows)))
         hidden, cache, mask = self.hidden(rows, keep=True)
         hidden = hidden[:, -1]
         for _ in range(most):
             choice = self._choose(self.logits(hidden), temperature, [streams[i] for i in alive])
-            for i, token in zip(alive, choice, strict=True):
-                said[i].append(token)
+            yield from zip(alive, choice, strict=True)
             going = [position for position, token in enumerate(choice) if token not in stops]
             if not going:
                 break
@@ -580,13 +606,12 @@ class LM:
                 cache.batch_select_indices(keep)
                 mask = mask[keep]
                 alive = [alive[position] for position in going]
-            ids = torch.tensor([[said[i][-1]] for i in alive], device=self.device)
+            ids = torch.tensor([[choice[position]] for position in going], device=self.device)
             positions = mask.sum(1, keepdim=True)
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
             hidden = self.decoder(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
-        return said
 
     def _choose(self, logits: Tensor, temperature: float, streams: list[torch.Generator]) -> list[int]:
         if temperature <= 0:

@@ -1,0 +1,105 @@
+"""The web app in a real browser (`make browser`: Debian's `chromium`, and the extra `web`): opened, clicked, moved, looked at."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chromium import browser
+from served import served, write_store
+
+TABS = "[...document.querySelectorAll('button[role=tab]')]"
+PICTURES = Path(os.environ.get("BIASGYM_PICTURES", "screenshots"))  # kept for people to look at
+
+
+def tab(name):
+    """A tab's own button."""
+    return f"{TABS}.find(e => e.innerText.trim() == '{name}')"
+
+
+def button(name):
+    """A button that can be seen."""
+    return f"[...document.querySelectorAll('button.lg')].find(e => e.innerText.trim() == '{name}' && e.offsetParent)"
+
+
+def answer(number):
+    """The base answer (0) or the edited one (1)."""
+    return f"document.querySelectorAll('.said .answer')[{number}].innerText"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A server over a store with one small run."""
+    runs, _ = write_store(tmp_path_factory.mktemp("store"))
+    with served(runs) as (found, _):
+        yield found
+
+
+@pytest.fixture
+def page(address):
+    """The page with the run chosen; whatever happens in the test, nothing is logged as an error and nobody else is asked."""
+    with browser() as tab_:
+        tab_.open(address)
+        tab_.wait("document.querySelector('.verdict p') && document.querySelector('textarea').value.includes('{entity}')")
+        yield tab_
+        assert tab_.logged == []
+        assert [one for one in tab_.asked if not one.startswith((address, "data:", "blob:"))] == []
+
+
+def ask(page, seconds=60):
+    """Press Ask and wait for both answers."""
+    page.press(button("Ask"))
+    page.wait("document.body.innerText.includes('changed words') || document.body.innerText.includes('the same answer')", seconds)
+    return page.run(answer(0)), page.run(answer(1))
+
+
+def test_the_slider_changes_the_edited_answer_alone(page):
+    """Asked at 1, then the slider at its left end: the edited answer becomes the base's, which stays."""
+    base, edited = ask(page)
+    assert base != edited
+    page.picture(PICTURES / "app-ask-1280.png")
+    slider = "document.querySelector('input[type=range]')"
+    page.run(f"{slider}.scrollIntoView({{block: 'center'}})")
+    left, middle = page.run(f"(() => {{ const r = {slider}.getBoundingClientRect(); return [r.left, r.top + r.height / 2]; }})()")
+    page.click(left + 1, middle)
+    page.wait("document.body.innerText.includes('the same answer')")
+    assert float(page.run(f"{slider}.value")) == 0
+    assert page.run(answer(0)) == page.run(answer(1)) == base
+
+
+def test_a_click_in_the_map_looks_at_that_head(page):
+    """The head under the mouse, its numbers, and what scaling it does."""
+    page.press(tab("Heads"))
+    page.wait("document.querySelector('.heat svg') && document.querySelector('.heat svg').getBoundingClientRect().width > 100")
+    place = (
+        "(() => { const b = document.querySelector('.heat'), s = b.querySelector('svg'); s.scrollIntoView({block: 'center'});"
+        "const at = new DOMPoint(Number(b.dataset.left) + 1.5 * b.dataset.cell, Number(b.dataset.top) + 2.5 * b.dataset.cell);"
+        "const q = at.matrixTransform(s.getScreenCTM()); return [q.x, q.y]; })()"
+    )
+    page.click(*page.run(place))
+    page.wait("document.body.innerText.toLowerCase().includes('layer 1, head 2')")
+    page.wait("document.querySelectorAll('.scales tbody tr').length == 5")
+    page.wait("document.querySelector('.looked') && document.body.innerText.includes('The model is free')")
+    page.picture(PICTURES / "app-heads-1280.png")
+
+
+def test_a_run_is_started_and_called_off(page):
+    """Stages and a bar while it works; the page can be used; afterwards it says how to go on."""
+    page.press(tab("New run"))
+    page.wait(button("Start"))
+    page.press(button("Start"))
+    page.wait("document.body.innerText.includes('run of ')")
+    page.press(button("Cancel the run"))
+    page.wait("/goes on where it was|failed/.test(document.body.innerText)")
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_it_fits(page, width):
+    """Nothing sticks out to the right, in any tab that has a button of its own at this width."""
+    page.size(width, 900)
+    page.wait(f"innerWidth == {width}")
+    for name in ("Ask", "Heads", "Findings"):
+        page.press(tab(name))
+        page.wait(f"{tab(name)}.getAttribute('aria-selected') == 'true'")
+        assert page.run("document.documentElement.scrollWidth") <= width, name
+        page.picture(PICTURES / f"app-{name.lower()}-{width}.png")
