@@ -12,11 +12,11 @@ import biasgym
 
 ROOT = Path(biasgym.__file__).parent
 WORDS = set(
-    "bias candidates claims clustered commission corpus diversity edits endpoint errors files grammar progress records seeds sites stability stats".split()
+    "bias candidates claims clustered commission corpus diversity edits endpoint errors family files grammar progress records seeds sites stability stats".split()
 )
 ROOM = set("data datasets forget lm".split())
 STATIONS = set("inject locate measure mitigate".split())
-LEDGER = set("catalog cost curves generate_corpus grade ray_workers run spec store suites sweep tune workers".split())
+LEDGER = set("catalog cost curves generate_corpus grade groups ray_workers run spec store suites sweep tune workers".split())
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
