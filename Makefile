@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check oracle clean
+.PHONY: demo test check docs browser oracle clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,17 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
+# The site lands in site/ and opens from disk. The reference is written from docstrings and the command line.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+# Looks at pages in a real browser: CHROMIUM names it where it is not on the path.
+browser: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest -o addopts="-q --strict-markers" tests/browser
+
 # Comparisons with other implementations. A venv of its own, so that `make test` never depends on what is in it.
 ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
@@ -35,4 +46,4 @@ oracle: $(ORACLE)/.ready
 	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/interop
 
 clean:
-	rm -rf $(VENV) $(ORACLE) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE) build dist site docs/reference artefacts .pytest_cache .mypy_cache .ruff_cache
