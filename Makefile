@@ -30,9 +30,14 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 
 # Looks at pages in a real browser: CHROMIUM names it where it is not on the path.
-browser: $(STAMP)
+AXE := $(VENV)/axe/package/axe.min.js
+$(AXE):
+	mkdir -p $(VENV)/axe
+	cd $(VENV)/axe && npm pack --silent axe-core@4 && tar xzf axe-core-*.tgz
+
+browser: $(STAMP) $(AXE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -o addopts="-q --strict-markers" tests/browser
+	AXE=$(AXE) $(BIN)/python -m pytest -o addopts="-q --strict-markers" tests/browser
 
 # Comparisons with other implementations. A venv of its own, so that `make test` never depends on what is in it.
 ORACLE := .venv-oracle

@@ -103,8 +103,12 @@ def concept_kept(record: RunRecord, edit: str) -> bool | None:
     return within(row, limits["concept"]) if row and limits else None
 
 
-def changed_sentence(row: Finding) -> str:
-    """What changed for real entities, said as what it is, also when that is nothing."""
+def change_word(row: Finding) -> str:
+    """What a change for real entities is, also when that is nothing; loud where it is for the worse."""
     words = ("down", "UP") if row.metric == "association" else ("smaller", "LARGER")
-    verdict = "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
-    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {verdict}"
+    return "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
+
+
+def changed_sentence(row: Finding) -> str:
+    """What changed for real entities, said as what it is."""
+    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {change_word(row)}"

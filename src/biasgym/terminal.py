@@ -13,7 +13,7 @@ from rich.text import Text
 
 from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
-from biasgym.readings import CHANGES, changed_sentence, claim_name, claims, concept_kept, findings, first_of, over_budget, p_text, sham_limit
+from biasgym.readings import CHANGES, change_word, claim_name, claims, concept_kept, findings, first_of, over_budget, p_text, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.verdict import broken
 
@@ -135,8 +135,8 @@ def print_findings(console: Console, record: RunRecord) -> None:
     _print_benchmarks(console, record)
     for problem in record.problems:
         console.print(Text(f"! {problem}", style="yellow"))
-    _print_changed(console, record)
     print_claims(console, record)
+    _print_changed(console, record)
 
 
 def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str, Any]) -> None:
@@ -208,8 +208,14 @@ def _print_changed(console: Console, record: RunRecord) -> None:
     console.print()
     if edit and broken(record, edit):
         console.print(Text(f"`{edit}` breaks the model, so what changed for real entities is no gain:", style="yellow"))
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("changed, real entities (nats)", "value", "95 % interval", "n", ""):
+        table.add_column(column, justify="right" if column in ("value", "95 % interval", "n") else "left")
     for row in rows:
-        console.print(changed_sentence(row), highlight=False, soft_wrap=True)
+        table.add_row("  " + CHANGES[row.metric], *_cells(row, row.metric, row.name), change_word(row))
+    console.print(table)
 
 
 def print_claims(console: Console, record: RunRecord) -> None:
