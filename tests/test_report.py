@@ -257,8 +257,8 @@ def test_a_full_run_has_every_part(tmp_path):
         "<mark>late.</mark>", "<mark>kind.</mark>", "Says the stereotype; show the text", "Judge not reliable", "0.76 [0.69, 0.82]", "0.68 [0.55, 0.79]",
         "the 2 heads that direction changes", "change +1.00 [+1.00, +1.00], n=2", "layer 0: 1", "no text was an answer, n=0",
         "biasgym run spec.toml", "median 15%", "maximum 20%",
-        "moves a next-token logit by up to 1.23", "the head that stays on top", "98% [81%, 100%]", "halves of the entities", "0.30 (97.5% of draws below 0.50)",
-        "Spain <span", "yes, TOWARD the stereotype", "+0.90 [+0.20, +1.60], n=40", "YES: past zero", "cannot be told: what is left holds 0",
+        "moves a next-token logit by up to 1.23", "the head that stays on top", "98% [81%, 100%]", "halves of the entities", "97.5% of chance below",
+        "Spain <span", "yes, TOWARD the stereotype", "+0.90 [+0.20, +1.60], n=40", "YES: past zero", "not shown: what is left holds 0",
         "at kappa 0.72 (n=31 texts", "3 (strong)", "Claims, tested together", "would have been seen from",
     ):  # fmt: skip
         assert part in page
@@ -273,8 +273,10 @@ def test_every_claim_has_its_corrected_p_and_what_would_have_been_seen(tmp_path)
         "Injected: the token's gap to real entities", "Real entities: change of their mean", "Real entities: change of their spread",
         "Real entities: change of the gap of targets to others", "Removed from that gap",
     ]  # fmt: skip
-    assert [row["holds"] for row in view["rows"]] == [True, False, False, True, True]
+    assert [row["standing"] for row in view["rows"]] == ["yes", "no", "no", "yes", "yes"]
     assert view["rows"][1]["detectable"] == "0.43"
+    ruined = claims_view(record_of({"bits": finding("price", "bits-per-byte", 90.0, 85.0, 95.0)}))
+    assert [row["standing"] for row in ruined["rows"]] == ["yes", "broken", "broken", "broken"]
     page = page_of(tmp_path, record_of())
     assert "2 of 4 changes hold" in page
     assert "sham" not in page[page.index("<caption><span>The family of claims") : page.index('id="r1-arms"')].replace(

@@ -325,7 +325,10 @@ def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Se
     rows = len(chosen) + bool(steady)
     if steady:
         y = bottom + 52 + 20 * len(chosen)
-        parts += [_mark("circle", left + 7, y - 4, 3, "steady"), text(left + 22, y, "the head that stays on top" if len(steady) == 1 else f"the {len(steady)} heads that stay on top", style="small")]
+        parts += [
+            _mark("circle", left + 7, y - 4, 3, "steady"),
+            text(left + 22, y, "the head that stays on top" if len(steady) == 1 else f"the {len(steady)} heads that stay on top", style="small"),
+        ]
     return drawing(key, title, _heat_words(values, chosen, steady), (width, bottom + 44 + 20 * rows), parts)
 
 

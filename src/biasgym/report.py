@@ -32,7 +32,7 @@ from biasgym.readings import (
 )
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.store import read_record
-from biasgym.verdict import interval_text, limit_text, percent, stated, unit_of, value_text, verdict_of
+from biasgym.verdict import interval_text, limit_text, percent, standing, stated, unit_of, value_text, verdict_of
 
 MOST_PAIRS = 60  # pairs of texts on a page, over all runs: what keeps it small
 PAIRS_SHOWN = 3  # of a group of texts, before the others are asked for
@@ -64,7 +64,7 @@ AGREEMENT = {"seeds": "tokens of other seeds", "prompt halves": "halves of the p
 OVER_CORRECTED = {
     "yes": ("YES: past zero", "bad"),
     "no": ("no", "good"),
-    "unsure": ("cannot be told: what is left holds 0", "plain"),
+    "unsure": ("not shown: what is left holds 0", "plain"),
     "no bias before": ("there was no reliable gap before", "plain"),
 }
 OF_WHOM = {"token": "the token's gap", "targets": "the gap of real targets"}
@@ -214,8 +214,9 @@ def _sham_noun(kind: str) -> str:
 def claims_view(record: RunRecord) -> dict[str, Any]:
     """The family of claims with p, Holm's p and the smallest change that would have been seen; without rows where there is none."""
     family = claims(record)
-    rows = [_claim_row(row) for row in family["rows"]]
-    return {"rows": rows, "held": sum(row["holds"] for row in rows), "power": percent(family["power"]), "level": f"{1 - family['level']:.2g}"}
+    rows = [_claim_row(row) | {"standing": standing(record, row)} for row in family["rows"]]
+    held = sum(row["standing"] == "yes" for row in rows)
+    return {"rows": rows, "held": held, "power": percent(family["power"]), "level": percent(1 - family["level"])}
 
 
 def _claim_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +231,6 @@ def _claim_row(row: dict[str, Any]) -> dict[str, Any]:
         "n": str(row["n"]),
         "p": p_text(row["p"]),
         "holm": p_text(row["holm"]),
-        "holds": row["holds"],
         "detectable": "nothing varied" if seen is None else value_text(row["metric"], row["name"], seen).lstrip("+"),
         "unit": unit_of(row["metric"], row["name"]),
     }
@@ -479,7 +479,8 @@ def _steady_view(locator: str, about: dict[str, Any]) -> dict[str, Any]:
         {
             "between": AGREEMENT.get(one["between"], one["between"]),
             "value": f"{one['value']:.2f}",
-            "chance": f"{one['chance']:.2f} (97.5% of draws below {one['chance_high']:.2f})",
+            "chance": f"{one['chance']:.2f}",
+            "high": f"{one['chance_high']:.2f}",
             "n": one["pairs_of_groups"],
             "above": one["value"] > one["chance_high"],
         }

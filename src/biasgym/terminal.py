@@ -15,7 +15,7 @@ from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
 from biasgym.readings import CHANGES, change_word, claim_name, claims, concept_kept, findings, first_of, over_budget, p_text, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
-from biasgym.verdict import broken
+from biasgym.verdict import broken, standing
 
 STAGES = ("inject", "locate", "mitigate", "measure")
 QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
@@ -229,9 +229,9 @@ def print_claims(console: Console, record: RunRecord) -> None:
     for row in family["rows"]:
         seen = "-" if row["detectable"] is None else f"{row['detectable']:.2f}"
         edit = "" if row["edit"] == "none" else row["edit"]
-        table.add_row(claim_name(row), edit, f"{row['value']:+.2f}", p_text(row["holm"]), "yes" if row["holds"] else "no", seen)
+        table.add_row(claim_name(row), edit, f"{row['value']:+.2f}", p_text(row["holm"]), standing(record, row), seen)
     console.print()
-    held = sum(row["holds"] for row in family["rows"])
+    held = sum(standing(record, row) == "yes" for row in family["rows"])
     console.print(f"claims: {held} of {len(family['rows'])} hold when tested together (Holm, 5 %);", highlight=False)
     console.print(f"`seen from`: the smallest true change found with {family['power']:.0%} probability", highlight=False)
     console.print(table)

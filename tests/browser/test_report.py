@@ -97,7 +97,7 @@ def test_figures_and_regions_have_names(opened):
     page, _, _ = opened(800)
     assert page.evaluate("document.documentElement.lang") == "en"
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll('svg[role=img], [role=region], section, nav, article')].filter(e =>
+        """() => [...document.querySelectorAll('svg[role=img], [role=group], section, nav, article')].filter(e =>
         !(e.getAttribute('aria-label') || (e.getAttribute('aria-labelledby') || '').split(' ').some(id =>
           document.getElementById(id)?.textContent.trim())) && e.tagName != 'ARTICLE').map(e => e.outerHTML.slice(0, 80))"""
     )
