@@ -75,15 +75,17 @@ def cli_page() -> str:
     parts = [HEAD + "# Command line\n\n`biasgym --help` and `biasgym COMMAND --help` say the same.\n"]
     for name, command in commands():
         parameters = [p for p in command.params if p.name != "help"]
-        arguments = " ".join(p.make_metavar(_context(command)) for p in parameters if p.param_type_name == "argument")
+        arguments = " ".join(argument_word(p) for p in parameters if p.param_type_name == "argument")
         parts.append(f"\n## {name}\n\n{prose(inspect.cleandoc(command.help or ''))}\n\n```\nbiasgym {name} {arguments}\n```\n")
         rows = "".join(parameter_row(p) for p in parameters)
         parts.append(f"\n| | default | what |\n|---|---|---|\n{rows}" if rows else "")
     return "".join(parts)
 
 
-def _context(command: Any) -> Any:
-    return command.context_class(command)
+def argument_word(argument: Any) -> str:
+    """An argument as usage lines have it; in brackets where it may be left out."""
+    word = argument.metavar or argument.name.upper()
+    return word if argument.required else f"[{word}]"
 
 
 def parameter_row(parameter: Any) -> str:
