@@ -154,7 +154,7 @@ def test_time_left_is_told_for_the_stage_and_overall():
     now[0] = 14.0
     assert clock.left(Step("measure", 2, 4)) == (pytest.approx(4.0), pytest.approx(4.0))
     assert clock.left(Step("corpus", 1, 4)) == (None, None)
-    assert [duration(s) for s in (None, 40, 200, 4800)] == ["?", "40 s", "3 min", "1 h 20 min"]
+    assert [duration(s) for s in (None, 40, 200, 4800)] == ["?", "40 s", "3 min", "1 h 20"]
 
 
 def test_progress_is_lines_without_a_terminal_and_a_bar_in_one():
@@ -168,7 +168,7 @@ def test_progress_is_lines_without_a_terminal_and_a_bar_in_one():
         with StepLine(console) as line:
             for done in range(4):
                 line(Step("locate", done + 1, 4, "attribution-patching"))
-    assert "2/4 locate: attribution-patching 4/4; left 0 s" in plain.getvalue()
+    assert "2/4 locate: attribution-patching 4/4; 0 s left" in plain.getvalue()
     assert " GB" in plain.getvalue()
     assert "\x1b" not in plain.getvalue()
     assert "2/4 locate" in screen.getvalue()

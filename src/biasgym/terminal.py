@@ -48,13 +48,13 @@ class Clock:
 
 
 def duration(seconds: float | None) -> str:
-    """A time as short words: `40 s`, `3 min`, `1 h 20 min`; `?` where it is not known."""
+    """A time as short words: `40 s`, `3 min`, `1 h 20`; `?` where it is not known."""
     if seconds is None:
         return "?"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 def peak_memory() -> str:
@@ -79,7 +79,7 @@ class StepLine:
 
     def __enter__(self) -> "StepLine":
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=10), TextColumn("{task.fields[state]}", style="dim"))
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=8), TextColumn("{task.fields[state]}", style="dim"))
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.start()
         return self
@@ -93,7 +93,7 @@ class StepLine:
         label = f"{STAGES.index(step.stage) + 1}/{len(STAGES)} {step.stage}" if step.stage in STAGES else step.stage
         state = _state(*self._clock.left(step))
         if self._bar is not None:
-            self._advance(f"{label:<12} {step.what[:24]:<24}", step, state)
+            self._advance(f"{label:<12} {step.what[:20]:<20}", step, state)
         elif step.done == step.total or time.monotonic() - self._last > QUIET_SECONDS:
             self._last = time.monotonic()
             self.console.print(f"{label}: {step.what} {step.done}/{step.total}; {state}", highlight=False, soft_wrap=True)
@@ -107,7 +107,7 @@ class StepLine:
 
 def _state(here: float | None, overall: float | None) -> str:
     """Time left and memory, as short as they fit beside a bar."""
-    left = f"left {duration(here)}" + (f" of {duration(overall)}" if overall is not None else "")
+    left = f"{duration(here)} left" + (f", {duration(overall)} in all" if overall is not None else "")
     return ", ".join(part for part in (left, peak_memory()) if part)
 
 
