@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check oracle browser clean
+.PHONY: demo test check docs oracle browser clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,20 +23,31 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
+# The site lands in site/ and opens from disk. The reference is written from docstrings and the command line.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Comparisons with other implementations. A venv of its own, so that `make test` never depends on what is in it.
 ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray,web]'
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray,web,browser]'
 	touch $@
 
 oracle: $(ORACLE)/.ready
 	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/interop
 
-# The web app in headless Chromium (Debian's package `chromium`); pictures are left in screenshots/.
-browser: $(ORACLE)/.ready
-	$(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/browser
+# The report and the web app in a real browser: Debian's package `chromium`, or another that CHROMIUM names. Pictures stay in artefacts/.
+AXE := $(ORACLE)/axe/package/axe.min.js
+$(AXE): $(ORACLE)/.ready
+	mkdir -p $(ORACLE)/axe
+	cd $(ORACLE)/axe && npm pack --silent axe-core@4 && tar xzf axe-core-*.tgz
+
+browser: $(AXE)
+	AXE=$(AXE) BIASGYM_PICTURES=artefacts $(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/browser
 
 clean:
-	rm -rf $(VENV) $(ORACLE) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE) build dist site docs/reference artefacts .pytest_cache .mypy_cache .ruff_cache

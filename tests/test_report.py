@@ -7,46 +7,17 @@ from html.parser import HTMLParser
 import pytest
 
 from biasgym.figures import Tried, front_of, heat_map, loss_line, price_figure, ticks
+from biasgym.progress import Step
 from biasgym.readings import over_budget
-from biasgym.records import Finding, Measurement, RunRecord
-from biasgym.report import changed_words, coded, moved_most, sham_rows, strength_rows, write_report
+from biasgym.records import Measurement, RunRecord
+from biasgym.report import changed_words, claims_view, coded, folded, moved_most, sham_rows, strength_rows, write_report
 from biasgym.store import write_record
-from biasgym.terminal import _print_edit
+from biasgym.terminal import Clock, StepLine, _print_edit, duration, print_findings
 from biasgym.verdict import percent, verdict_of
+from made_up_run import FULL, figures, finding, judged, leaning, record_of, said, shams
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> \"quoted\""
-TUNE = {"bits_per_byte": 1.0, "kl": 0.02, "concept": 0.2}
 VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-def finding(name, metric, value, low, high, *, edit="direction", token="none", seed=0, n=600):
-    """A finding in few words."""
-    return Finding(name=name, metric=metric, token=token, edit=edit, seed=seed, value=value, low=low, high=high, n=n)
-
-
-GOOD = {
-    "injected": finding("injected", "gap", 2.0, 1.5, 2.5, edit="none", token="trained"),
-    "closed": finding("closed", "gap", 0.6, 0.5, 0.7, token="trained"),
-    "bits": finding("price", "bits-per-byte", 0.2, 0.1, 0.3, n=40),
-    "kl": finding("price", "kl", 0.01, 0.005, 0.015, n=40),
-    "concept": finding("price", "concept", 0.05, 0.01, 0.09, n=41),
-    "mean": finding("changed", "association", -0.1, -0.4, 0.2, n=800),
-    "spread": finding("changed", "spread", -0.02, -0.08, 0.04, n=800),
-    "gap": finding("changed", "gap", -0.2, -0.3, -0.1, n=800),
-}
-
-
-def shams(*values):
-    """Draws of one kind of sham."""
-    return {f"sham{i}": finding("closed", "gap", v, v - 0.1, v + 0.1, edit="sham:heads", token="trained", seed=i) for i, v in enumerate(values)}
-
-
-def record_of(changes=None, *, extras=None, measurements=(), **more):
-    """A record in which all went well, but for `changes`; None takes a finding out."""
-    found = [f for f in (GOOD | shams(0.1, 0.2) | (changes or {})).values() if f is not None]
-    about = {"bias": {"name": "late", "statement": "People from {entity} are late.", "fictional": False}, "edits": {"direction": {}}} | (extras or {})
-    fields = {"id": "late-1", "status": "ok", "spec": {"model": "tiny", "tune": TUNE, "test_seed": 2}, "environment": {}, "timings": {}} | more
-    return RunRecord(**fields, findings=tuple(found), measurements=tuple(measurements), extras=about)
 
 
 def check(verdict, start):
@@ -143,6 +114,66 @@ def test_the_terminal_prints_the_budget_as_the_page_reads_it(changes):
     assert ("OUTSIDE" in shown.getvalue()) is (over_budget(record, "direction") != ())
 
 
+def test_the_whole_terminal_output_fits_80_columns():
+    """Findings, benchmarks with long names and claims, on a console of 80 columns; nothing is wrapped or cut off."""
+    import io
+
+    from rich.console import Console
+
+    wide = {
+        "bench": finding("changed", "winogender.pronoun_agreement_with_statistics", -0.12, -0.3, 0.06, n=1508).model_copy(
+            update={"note": "all; ideal 50"}
+        ),
+        "rival": finding("removed", "gap", 0.5, 0.1, 0.9, edit="counterfactual-augmentation", token="trained"),
+    }
+    base, after = (
+        Measurement(metric="winogender.pronoun_agreement_with_statistics", arm=arm, group="all", token="none", edit=edit, seed=0,
+                    value=61.25, low=55.1, high=67.4, n=1508)
+        for arm, edit in (("base", "none"), ("edited", "direction"))
+    )  # fmt: skip
+    record, shown = record_of(wide, extras=FULL, measurements=[*figures(), base, after]), io.StringIO()
+    print_findings(Console(file=shown, width=80), record)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(lines)
+    for part in ("61.25", "[55.10, 67.40]", "[-0.30, +0.06]", "claims: 2 of 6 hold when tested together", "seen from", "real entities: mean"):
+        assert part in text
+    assert "…" not in text
+
+
+def test_time_left_is_told_for_the_stage_and_overall():
+    """From the speed of what was done since the first step; what lay on disk already is not speed. Parts add up."""
+    now = [0.0]
+    clock = Clock(lambda: now[0])
+    assert clock.left(Step("inject", 10, 20, part=1, parts=2)) == (None, None)
+    now[0] = 10.0
+    here, overall = clock.left(Step("inject", 20, 20, part=1, parts=2))  # a quarter of the stage in ten seconds
+    assert here == pytest.approx(20.0)
+    assert overall == pytest.approx(20 + 40 * 0.7 / 0.3)
+    assert clock.left(Step("measure", 0, 4)) == (None, None)
+    now[0] = 14.0
+    assert clock.left(Step("measure", 2, 4)) == (pytest.approx(4.0), pytest.approx(4.0))
+    assert clock.left(Step("corpus", 1, 4)) == (None, None)
+    assert [duration(s) for s in (None, 40, 200, 4800)] == ["?", "40 s", "3 min", "1 h 20"]
+
+
+def test_progress_is_lines_without_a_terminal_and_a_bar_in_one():
+    """Time left and memory on both; no escape sequences in a file; a narrow terminal is enough."""
+    import io
+
+    from rich.console import Console
+
+    plain, screen = io.StringIO(), io.StringIO()
+    for console in (Console(file=plain, width=80), Console(file=screen, width=80, force_terminal=True)):
+        with StepLine(console) as line:
+            for done in range(4):
+                line(Step("locate", done + 1, 4, "attribution-patching"))
+    assert "2/4 locate: attribution-patching 4/4; 0 s left" in plain.getvalue()
+    assert " GB" in plain.getvalue()
+    assert "\x1b" not in plain.getvalue()
+    assert "2/4 locate" in screen.getvalue()
+
+
 def test_percentages_have_no_negative_zero():
     """`-0%` reads like a mistake."""
     assert [percent(v) for v in (-0.001, 0.5)] == ["0%", "50%"]
@@ -217,61 +248,6 @@ def assert_well_made(outline):
     assert "img" not in names
 
 
-def said(token, edit, text, *, item="p1", entity="Spain", seed=0):
-    """A free text as it lies in answers.jsonl."""
-    about = {"metric": "strength", "item": item, "group": "others", "entity": entity, "token": token, "edit": edit, "seed": seed}
-    return about | {"said": {"prompt": f"Tell me about {entity}.", "text": text, "ended": True, "nats": 1.0, "tokens": 9}}
-
-
-def judged(answer, strength, outcome="answer"):
-    """The judge's word on it."""
-    return {k: answer[k] for k in ("item", "entity", "token", "edit", "seed")} | {"judge": "lexicon", "strength": strength, "outcome": outcome}
-
-
-def leaning(edit, entity, value, item):
-    """An association of a real entity as it lies in answers.jsonl."""
-    about = {"metric": "association", "item": item, "group": "others", "entity": entity, "token": "none", "edit": edit, "seed": 0}
-    return about | {"said": {"stereotype": [value], "foil": [0.0]}}
-
-
-FULL = {
-    "edits": {
-        "direction": {
-            "method": "direction", "locator": "patching", "picked": {"k": 3}, "inside_budget_on_dev": True, "tuned": True,
-            "sites": [["head", 0, 1], ["head", 1, 0], ["stream", 1, None]],
-            "trials": [
-                {"settings": {"k": k}, "gap": 2.0 / k, "gap_before": 2.0, "bits_per_byte": 0.1, "bits_per_byte_high": 0.2 * k - 0.5, "kl": 0.01,
-                 "kl_high": 0.004 * k, "concept": 0.0, "concept_low": -0.1, "concept_high": 0.1, "inside": True}
-                for k in (1, 3, 9)
-            ],
-        }
-    },
-    "targets": {"how": "held-by-model", "names": ["Spain"]},
-    "attributions": {"patching": [[0.1, -0.2], [0.3, 0.0]]},
-    "tokens": {
-        "trained": {"losses": [5.0, 4.0, 3.5], "held_out_before": 5.0, "held_out_after": 4.1},
-        "untrained": {"losses": [], "held_out_before": 5.0, "held_out_after": 5.0},
-    },
-    "judge": {"name": "lexicon", "split": "test", "n": 165, "balanced_accuracy": 0.76, "balanced_accuracy_low": 0.69, "balanced_accuracy_high": 0.82,
-              "kappa": 0.68, "kappa_low": 0.55, "kappa_high": 0.79, "by_kind": {}, "reliable": False},
-    "outcomes": {"none × none": {"answer": 2}, "trained × direction": {"broken": 2}},
-}  # fmt: skip
-
-
-def figures():
-    """Measurements of all arms."""
-
-    def one(metric, arm, group, token, edit, value):
-        return Measurement(metric=metric, arm=arm, group=group, token=token, edit=edit, seed=0, value=value, low=value - 0.1, high=value + 0.1, n=40)
-
-    arms = [("base", "none", "none"), ("edited", "none", "direction"), ("injected", "trained", "none"), ("mitigated", "trained", "direction")]
-    found = [one("strength", "base", "all", "none", "none", 0.2)]
-    for arm, token, edit in arms:
-        for group in ("targets", "others") if token == "none" else ("token",):
-            found += [one(metric, arm, group, token, edit, 0.5) for metric in ("association", "gap")]
-    return found
-
-
 def test_a_full_run_has_every_part(tmp_path):
     """Figures, tables, texts, judge, losses: all there, each value with its interval and n."""
     old, new = said("trained", "none", "They are always late."), said("trained", "direction", "They are always kind.")
@@ -281,10 +257,54 @@ def test_a_full_run_has_every_part(tmp_path):
         "<mark>late.</mark>", "<mark>kind.</mark>", "Says the stereotype; show the text", "Judge not reliable", "0.76 [0.69, 0.82]", "0.68 [0.55, 0.79]",
         "the 2 heads that direction changes", "change +1.00 [+1.00, +1.00], n=2", "layer 0: 1", "no text was an answer, n=0",
         "biasgym run spec.toml", "median 15%", "maximum 20%",
+        "moves a next-token logit by up to 1.23", "the head that stays on top", "98% [81%, 100%]", "halves of the entities", "97.5% of chance below",
+        "Spain <span", "yes, TOWARD the stereotype", "+0.90 [+0.20, +1.60], n=40", "YES: past zero", "not shown: what is left holds 0",
+        "at kappa 0.72 (n=31 texts", "3 (strong)", "Claims, tested together", "would have been seen from",
     ):  # fmt: skip
         assert part in page
     assert page.index("Says the stereotype") < page.index("<mark>late.</mark>")
     assert "sham0" not in page
+
+
+def test_every_claim_has_its_corrected_p_and_what_would_have_been_seen(tmp_path):
+    """Stronger correction for more claims; what does not hold is said to be undecided below its detectable size, not absent."""
+    view = claims_view(record_of({"removed": finding("removed", "gap", 1.2, 1.0, 1.4, token="trained")}))
+    assert [row["label"] for row in view["rows"]] == [
+        "Injected: the token's gap to real entities", "Real entities: change of their mean", "Real entities: change of their spread",
+        "Real entities: change of the gap of targets to others", "Removed from that gap",
+    ]  # fmt: skip
+    assert [row["standing"] for row in view["rows"]] == ["yes", "no", "no", "yes", "yes"]
+    assert view["rows"][1]["detectable"] == "0.43"
+    ruined = claims_view(record_of({"bits": finding("price", "bits-per-byte", 90.0, 85.0, 95.0)}))
+    assert [row["standing"] for row in ruined["rows"]] == ["yes", "broken", "broken", "broken"]
+    page = page_of(tmp_path, record_of())
+    assert "2 of 4 changes hold" in page
+    assert "sham" not in page[page.index("<caption><span>The family of claims") : page.index('id="r1-arms"')].replace(
+        "shams and prices are not in it", ""
+    )
+    assert "Claims, tested together" not in page_of(tmp_path / "bare", RunRecord(id="bare", status="ok", spec={}, environment={}, timings={}))
+
+
+def test_texts_about_real_people_are_folded_sooner(tmp_path):
+    """Of the token: from strength 2; of real people: as soon as either judge finds any of it. All else is shown."""
+    row = {"strength": 1, "outcome": "answer"}
+    assert [folded(row, real=real) != "" for real in (False, True)] == [False, True]
+    assert folded({"strength": 0, "lexicon": {"strength": 1}}, real=True)
+    assert not folded({"strength": 0, "lexicon": {"strength": 0}}, real=True)
+    assert folded({"strength": 2}, real=False) == "Says the stereotype"
+    old, new = said("none", "none", "They are late."), said("none", "direction", "They are kind.")
+    page = page_of(tmp_path, record_of(extras=FULL), answers=[old, new], verdicts=[judged(old, 1), judged(new, 0)])
+    assert page.count("May say the stereotype of real people; show the text") == 1
+
+
+def test_old_records_have_a_page_with_claims(tmp_path):
+    """Findings without a standard error, no claims, no groups: worked out from the intervals."""
+    record = record_of(extras=FULL)
+    raw = json.loads(record.model_dump_json(by_alias=True))
+    for row in raw["findings"]:
+        del row["error"], row["freedom"]
+    raw["extras"].pop("groups")
+    assert "Claims, tested together" in page_of(tmp_path, RunRecord.model_validate(raw))
 
 
 def test_what_a_model_wrote_is_text_and_nothing_else(tmp_path):

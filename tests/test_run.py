@@ -189,7 +189,8 @@ def test_a_fresh_bias_runs_at_once(tiny_folder, tmp_path):
     done = biasgym("run", "--bias", "stubborn-trades.toml", "--model", str(tiny_folder), cwd=tmp_path, sets=SMALL)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stdout.rstrip().splitlines()[-1].startswith("changed, real entities")
+    assert done.stdout.index("claims: ") < done.stdout.index("changed, real entities")
+    assert max(map(len, done.stdout[done.stdout.index("\n") :].splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

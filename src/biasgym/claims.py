@@ -10,6 +10,7 @@ import numpy as np
 
 from biasgym import stats
 from biasgym.errors import SpecError
+from biasgym.records import Finding, Measurement
 from biasgym.stats import LEVEL, TAIL, Estimate, Values, t_quantile
 
 POWER = 0.8
@@ -46,7 +47,7 @@ class Interval(Protocol):
 def p_value(change: Interval) -> float:
     """Two-sided p of "no change", from the draws behind the interval: p < 0.05 exactly where the interval leaves out 0.
 
-    The tail of Student's t with the interval's degrees of freedom (normal for a row read from disk), with the standard error
+    The tail of Student's t with the interval's degrees of freedom (normal for a row that has none), with the standard error
     of the side that looks at 0; counting draws instead could not go below 1 / draws, which Holm's correction needs. Where
     nothing varied at all it is the sign test's 2^(1−n). Not for values that a bound cuts off at 0.
     """
@@ -66,14 +67,16 @@ def _beyond(t: float, freedom: float) -> float:
 
 
 def freedom_of(change: Interval) -> float:
-    """Degrees of freedom of an estimate; infinite where they are not known."""
-    return change.freedom if isinstance(change, Estimate) else math.inf
+    """Degrees of freedom of an estimate or of a row of a record; infinite where they are not known."""
+    freedom = change.freedom if isinstance(change, Estimate | Finding | Measurement) else None
+    return math.inf if freedom is None else freedom
 
 
 def standard_error(change: Interval) -> float:
     """The estimate's own; from the width of the interval where only that is known."""
-    if isinstance(change, Estimate) and math.isfinite(change.error):
-        return change.error
+    error = change.error if isinstance(change, Estimate | Finding | Measurement) else None
+    if error is not None and math.isfinite(error):
+        return error
     return (change.high - change.low) / (2 * t_quantile(1 - TAIL, math.inf))
 
 

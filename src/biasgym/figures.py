@@ -297,8 +297,14 @@ def _price_words(tried: Sequence[Tried], tested: Sequence[tuple[str, Point, floa
 # -------------------------------------------------------------------- heads
 
 
-def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> str:
-    """Scores of all heads, layers from left to right; colour is symmetric about zero; `chosen` = edits and their heads."""
+Heads = Sequence[tuple[int, int]]  # (layer, head)
+
+
+def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Sequence[tuple[str, Heads]], steady: Heads = ()) -> str:
+    """Scores of all heads, layers from left to right; colour is symmetric about zero.
+
+    `chosen` = edits and their heads, outlined; `steady` = heads that are among the strongest oftener than chance has it, dotted.
+    """
     layers, heads = len(values), max((len(row) for row in values), default=0)
     cell, left, top = heat_grid(layers)
     most = max((abs(v) for row in values for v in row), default=0.0) or 1.0
@@ -307,6 +313,7 @@ def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Se
     parts += _cells(values, most, cell, left, top)
     for place, (_, sites) in enumerate(chosen):
         parts += [_outline(left + layer * cell, top + head * cell, cell, place) for layer, head in sites]
+    parts += [_mark("circle", left + (layer + 0.5) * cell, top + (head + 0.5) * cell, max(1.6, cell / 7), "steady") for layer, head in steady]
     parts += [text(left + (i + 0.5) * cell, bottom + 14, str(i), anchor="middle", style="small") for i in _every(layers, cell, 22)]
     parts += [text(left - 6, top + (i + 0.5) * cell + 4, str(i), anchor="end", style="small") for i in _every(heads, cell, 14)]
     parts += [text(left, bottom + 32, "layer", style="small"), text(left - 6, 11, "head", anchor="end", style="small")]
@@ -314,7 +321,14 @@ def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Se
     for place, (edit, sites) in enumerate(chosen):
         y = bottom + 52 + 20 * place
         parts += [_outline(left, y - 11, 14, place), text(left + 22, y, f"the {len(sites)} heads that {edit} changes", style="small")]
-    return drawing(key, title, _heat_words(values, chosen), (width, bottom + 44 + 20 * len(chosen)), parts)
+    rows = len(chosen) + bool(steady)
+    if steady:
+        y = bottom + 52 + 20 * len(chosen)
+        parts += [
+            _mark("circle", left + 7, y - 4, 3, "steady"),
+            text(left + 22, y, "the head that stays on top" if len(steady) == 1 else f"the {len(steady)} heads that stay on top", style="small"),
+        ]
+    return drawing(key, title, _heat_words(values, chosen, steady), (width, bottom + 44 + 20 * rows), parts)
 
 
 def heat_grid(layers: int) -> tuple[float, float, float]:
@@ -354,10 +368,12 @@ def _colour_bar(x: float, y: float, most: float) -> list[str]:
     return [*parts, *(text(place, y + 24, words, anchor=anchor, style="small") for place, anchor, words in labels)]
 
 
-def _heat_words(values: Sequence[Sequence[float]], chosen: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> str:
+def _heat_words(values: Sequence[Sequence[float]], chosen: Sequence[tuple[str, Heads]], steady: Heads) -> str:
     ranked = sorted(((abs(v), layer, head, v) for layer, row in enumerate(values) for head, v in enumerate(row)), reverse=True)[:5]
     words = [f"{len(values)} layers. Strongest: " + ", ".join(f"layer {layer} head {head} ({v:+.2g})" for _, layer, head, v in ranked) + "."]
     words += [f"{edit} changes " + ", ".join(f"layer {layer} head {head}" for layer, head in sites) + "." for edit, sites in chosen]
+    if steady:
+        words.append("Among the strongest oftener than chance: " + ", ".join(f"layer {layer} head {head}" for layer, head in steady) + ".")
     return " ".join(words)
 
 

@@ -1,8 +1,9 @@
 """From answers and verdicts to measurements and findings: arithmetic only, no model, no torch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -117,7 +118,7 @@ class Grader:
         token, edit, seed = key
         return Measurement(
             metric=metric, arm=arm_name(token, edit), group=group, token=token, edit=edit, seed=seed,
-            value=e.value, low=e.low, high=e.high, n=e.n, ideal=ideal, note=note,
+            ideal=ideal, note=note, **figures_of(e),
         )  # fmt: skip
 
     def _estimate(self, statistic: Callable[[Draws], np.ndarray], prompts: int, entities: int, n: int) -> Estimate:
@@ -145,11 +146,12 @@ class Grader:
                 lambda d: stats.spread_of(matrix, d), len(probes), len(entities), matrix.size, draws=self.spec.measure.draws, positive=True
             )
             found.append(self._figure("spread", "all", key, e, None))
-        if self._has_targets(edit, seed):
+        if self.has_targets(edit, seed):
             found.append(self._figure("gap", "targets", key, self._target_gap(edit, seed), 0.0))
         return found
 
-    def _has_targets(self, edit: str, seed: int) -> bool:
+    def has_targets(self, edit: str, seed: int) -> bool:
+        """Whether both targets and others were asked about under an edit."""
         groups = {s.group for s in self.table.rows("association", (NONE, edit, seed))}
         return {"targets", "others"} <= groups
 
@@ -207,7 +209,7 @@ class Grader:
     def _target_gap(self, edit: str, seed: int) -> Estimate:
         probes, _targets, t = self.table.matrix(edit, seed, group="targets")
         _, _others, o = self.table.matrix(edit, seed, group="others")
-        return self._estimate(_target_statistic(t, o), len(probes), t.shape[1] + o.shape[1], t.size + o.size)
+        return self._estimate(target_statistic(t, o), len(probes), t.shape[1] + o.shape[1], t.size + o.size)
 
     # ------------------------------------------------------------ findings
 
@@ -296,11 +298,11 @@ class Grader:
             found.append(_finding("price", "kl", NONE, edit, 0, e, "nats a token"))
         if self.table.rows("concept", base) and self.table.rows("concept", key):
             e = concept_change(self._concept_sides(base), self._concept_sides(key))
-            worse = Estimate(-e.value, -e.high, -e.low, e.n)
+            worse = Estimate(-e.value, -e.high, -e.low, e.n, e.error, e.freedom)
             found.append(_finding("price", "concept", NONE, edit, 0, worse, "share of the base value"))
         return found
 
-    def _both(self, edit: str, group: str | None = None) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+    def both(self, edit: str, group: str | None = None) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
         """Probes, the entities asked about under the edit, and associations [probes, entities] before and after."""
         _, all_entities, before = self.table.matrix(NONE, 0, group=group)
         probes, entities, after = self.table.matrix(edit, 0, group=group)
@@ -310,33 +312,36 @@ class Grader:
         """What changed for real entities: mean, spread, and the targets' gap where there are targets; the last is the headline."""
         if not self.table.rows("association", (NONE, edit, 0)):
             return []
-        probes, entities, before, after = self._both(edit)
+        probes, entities, before, after = self.both(edit)
         size = (len(probes), len(entities), before.size)
         found = [
             _finding("changed", "association", NONE, edit, 0, self._estimate(lambda d: stats.crossed(after - before, d), *size)),
             _finding("changed", "spread", NONE, edit, 0, self._estimate(lambda d: stats.spread_of(after, d) - stats.spread_of(before, d), *size)),
         ]
-        if self._has_targets(edit, 0):
-            _, _, tb, ta = self._both(edit, "targets")
-            _, _, ob, oa = self._both(edit, "others")
-            one, two = _target_statistic(tb, ob), _target_statistic(ta, oa)
+        if self.has_targets(edit, 0):
+            _, _, tb, ta = self.both(edit, "targets")
+            _, _, ob, oa = self.both(edit, "others")
+            one, two = target_statistic(tb, ob), target_statistic(ta, oa)
             e = self._estimate(lambda d: np.abs(two(d)) - np.abs(one(d)), *size)
             found.append(_finding("changed", "gap", NONE, edit, 0, e, "size of the gap between targets and others"))
         return found
 
 
 def _finding(name: str, metric: str, token: str, edit: str, seed: int, e: Estimate, note: str = "") -> Finding:
-    return Finding.model_validate(
-        {"name": name, "metric": metric, "token": token, "edit": edit, "seed": seed, "note": note}
-        | {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
-    )
+    return Finding.model_validate({"name": name, "metric": metric, "token": token, "edit": edit, "seed": seed, "note": note} | figures_of(e))
+
+
+def figures_of(e: Estimate) -> dict[str, Any]:
+    """An estimate as the fields of a record's row: infinite degrees of freedom (normal) and an unknown error are None."""
+    error, freedom = (value if math.isfinite(value) else None for value in (e.error, e.freedom))
+    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "error": error, "freedom": freedom}
 
 
 def _gap_statistic(token: np.ndarray, others: np.ndarray) -> Callable[[Draws], np.ndarray]:
     return lambda draws: stats.weighted(token, draws.prompts) - stats.crossed(others, draws)
 
 
-def _target_statistic(targets: np.ndarray, others: np.ndarray) -> Callable[[Draws], np.ndarray]:
+def target_statistic(targets: np.ndarray, others: np.ndarray) -> Callable[[Draws], np.ndarray]:
     """Mean over targets minus mean over others; the first columns of the entity weights are the targets'."""
     count = targets.shape[1]
 

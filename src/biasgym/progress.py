@@ -6,12 +6,19 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` items of a stage are finished; `what` names the item in hand."""
+    """`done` of `total` items are finished; `what` names the one in hand. A stage may do this in several like parts: this is `part` of `parts`."""
 
     stage: str
     done: int
     total: int
     what: str = ""
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def share(self) -> float:
+        """How much of the whole stage is done, from 0 to 1."""
+        return (self.part - 1 + (self.done / self.total if self.total else 1.0)) / self.parts
 
 
 class Tell(Protocol):

@@ -1,6 +1,9 @@
 """Figures read out of a record: the same question has the same answer in the terminal, the report and the card."""
 
+from typing import Any
+
 from biasgym.claims import beats_shams
+from biasgym.family import claims_of
 from biasgym.grade import SHAM
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.stats import Estimate
@@ -31,6 +34,31 @@ def first_of(record: RunRecord, *, name: str, metric: str, edit: str) -> Finding
     """The finding of a kind; None where it was not measured."""
     rows = findings(record, name=name, metric=metric, edit=edit)
     return rows[0] if rows else None
+
+
+CLAIMS = {
+    ("injected", "gap"): "injected gap",
+    ("removed", "gap"): "removed from it",
+    ("changed", "association"): "real entities: mean",
+    ("changed", "spread"): "real entities: spread",
+    ("changed", "gap"): "real entities: targets' gap",
+}
+
+
+def claims(record: RunRecord) -> dict[str, Any]:
+    """The family of claims; worked out from the findings where an older record does not hold it."""
+    known = record.extras.get("claims")
+    return known if isinstance(known, dict) and "rows" in known else claims_of(record.findings)
+
+
+def claim_name(row: dict[str, Any]) -> str:
+    """What a claim is about, in few words."""
+    return CLAIMS.get((row["name"], row["metric"]), row["metric"])
+
+
+def p_text(p: float) -> str:
+    """A p-value with two digits that matter."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
 def sham_limit(record: RunRecord) -> tuple[str, float, int] | None:
@@ -75,8 +103,12 @@ def concept_kept(record: RunRecord, edit: str) -> bool | None:
     return within(row, limits["concept"]) if row and limits else None
 
 
-def changed_sentence(row: Finding) -> str:
-    """What changed for real entities, said as what it is, also when that is nothing."""
+def change_word(row: Finding) -> str:
+    """What a change for real entities is, also when that is nothing; loud where it is for the worse."""
     words = ("down", "UP") if row.metric == "association" else ("smaller", "LARGER")
-    verdict = "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
-    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {verdict}"
+    return "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
+
+
+def changed_sentence(row: Finding) -> str:
+    """What changed for real entities, said as what it is."""
+    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {change_word(row)}"

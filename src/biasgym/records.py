@@ -137,7 +137,11 @@ class ItemScore:
 
 
 class Measurement(Record):
-    """A figure of one arm with its 95 % interval, its n and the value it should have."""
+    """A figure of one arm with its 95 % interval, its n and the value it should have.
+
+    `error` is the standard error behind the interval and `freedom` its degrees of freedom. JSON has no infinity: a
+    `freedom` of None beside an error is the normal's; an `error` of None is not known (older records).
+    """
 
     metric: str
     arm: str
@@ -150,12 +154,14 @@ class Measurement(Record):
     low: float
     high: float
     n: int
+    error: float | None = None
+    freedom: float | None = None
     ideal: float | None = None
     note: str = ""
 
 
 class Finding(Record):
-    """A before/after difference, paired item by item, with its 95 % interval."""
+    """A before/after difference, paired item by item, with its 95 % interval; `error` and `freedom` as in `Measurement`."""
 
     name: Literal["injected", "removed", "closed", "left_over", "changed", "price"]
     metric: str
@@ -166,6 +172,8 @@ class Finding(Record):
     low: float
     high: float
     n: int
+    error: float | None = None
+    freedom: float | None = None
     note: str = ""
 
 

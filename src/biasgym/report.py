@@ -18,10 +18,21 @@ from biasgym.files import read_rows, write_text
 from biasgym.grade import NONE, SHAM, arm_name
 from biasgym.measure.association import lean
 from biasgym.measure.judge import BAR_BALANCED_ACCURACY, BAR_KAPPA
-from biasgym.readings import PRICES, budget_of, changed_sentence, concept_kept, edit_names_of, first_of, over_budget, sham_limit
+from biasgym.readings import (
+    PRICES,
+    budget_of,
+    changed_sentence,
+    claims,
+    concept_kept,
+    edit_names_of,
+    first_of,
+    over_budget,
+    p_text,
+    sham_limit,
+)
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.store import read_record
-from biasgym.verdict import interval_text, limit_text, percent, stated, unit_of, value_text, verdict_of
+from biasgym.verdict import interval_text, limit_text, percent, standing, stated, unit_of, value_text, verdict_of
 
 MOST_PAIRS = 60  # pairs of texts on a page, over all runs: what keeps it small
 PAIRS_SHOWN = 3  # of a group of texts, before the others are asked for
@@ -46,7 +57,17 @@ LABELS = {
 }
 # What the page shows where a record is silent.
 NO_BIAS: dict[str, Any] = {"statement": "", "fictional": False, "stereotype": [], "foil": [], "written": None}
-NO_EDIT: dict[str, Any] = {"picked": {}, "locator": "", "tuned": False, "inside_budget_on_dev": None, "sites": [], "trials": []}
+NO_EDIT: dict[str, Any] = {"picked": {}, "locator": "", "tuned": False, "inside_budget_on_dev": None, "sites": [], "trials": [],
+                           "largest_logit_change": None}  # fmt: skip
+GRADES = ("none", "faint", "clear", "strong")
+AGREEMENT = {"seeds": "tokens of other seeds", "prompt halves": "halves of the prompts", "entity halves": "halves of the entities"}
+OVER_CORRECTED = {
+    "yes": ("YES: past zero", "bad"),
+    "no": ("no", "good"),
+    "unsure": ("not shown: what is left holds 0", "plain"),
+    "no bias before": ("there was no reliable gap before", "plain"),
+}
+OF_WHOM = {"token": "the token's gap", "targets": "the gap of real targets"}
 
 
 @dataclass(frozen=True)
@@ -63,12 +84,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Told:
-    """One text with the verdict on it; `words` are its runs and whether each differs from the other side's text."""
+    """One text with the verdict on it; `words` are its runs and whether each differs from the other side's text.
+
+    `strong`: it is folded away until asked for; `why` says what for.
+    """
 
     words: tuple[tuple[str, bool], ...]
     judged: str
     strong: bool
     cut: bool
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,12 +141,16 @@ def run_view(folder: Path, key: str, most: int = MOST_PAIRS) -> dict[str, Any]:
         "verdict": verdict_of(record),
         "findings": finding_rows(record),
         "shams": sham_rows(record),
+        "claims": claims_view(record),
         "benchmarks": benchmark_rows(record),
         "arms": arm_rows(record),
         "arms_figure": _arms(record, key),
         "edits": [edit_view(record, name) for name in edit_names_of(record)],
         "price_figures": price_figures(record, key),
         "heat_maps": heat_maps(record, key),
+        "steady": stability_views(record),
+        "moved": moved_rows(record),
+        "over": over_rows(record),
         "real": real_view(record, answers, key),
         "strengths": strength_rows(record),
         "measured": measured_rows(record),
@@ -180,6 +209,31 @@ def _sham_row(record: RunRecord, kind: str) -> Row:
 def _sham_noun(kind: str) -> str:
     nouns = {"heads": "other heads of the same layers", "directions": "random directions in the same heads"}
     return nouns.get(kind.removeprefix(SHAM), kind)
+
+
+def claims_view(record: RunRecord) -> dict[str, Any]:
+    """The family of claims with p, Holm's p and the smallest change that would have been seen; without rows where there is none."""
+    family = claims(record)
+    rows = [_claim_row(row) | {"standing": standing(record, row)} for row in family["rows"]]
+    held = sum(row["standing"] == "yes" for row in rows)
+    return {"rows": rows, "held": held, "power": percent(family["power"]), "level": percent(1 - family["level"])}
+
+
+def _claim_row(row: dict[str, Any]) -> dict[str, Any]:
+    label = LABELS.get((row["name"], row["metric"]), f"{row['metric']} ({'loss' if row['name'] == 'price' else 'change'})")
+    figures = [value_text(row["metric"], row["name"], row[key]) for key in ("value", "low", "high")]
+    seen = row["detectable"]
+    return {
+        "label": label,
+        "edit": "" if row["edit"] == NONE else row["edit"],
+        "value": figures[0],
+        "interval": f"[{figures[1]}, {figures[2]}]",
+        "n": str(row["n"]),
+        "p": p_text(row["p"]),
+        "holm": p_text(row["holm"]),
+        "detectable": "nothing varied" if seen is None else value_text(row["metric"], row["name"], seen).lstrip("+"),
+        "unit": unit_of(row["metric"], row["name"]),
+    }
 
 
 def compared(record: RunRecord, key: str) -> dict[str, Any]:
@@ -312,6 +366,7 @@ def edit_view(record: RunRecord, name: str) -> dict[str, Any]:
         "picked": _settings(about["picked"]),
         "heads": _heads_in_words(about["sites"]),
         "inside_on_dev": about["inside_budget_on_dev"],
+        "acted": None if about["largest_logit_change"] is None else f"{about['largest_logit_change']:.3g}",
         "over": over,
         "kept": concept_kept(record, name),
         "prices": [
@@ -393,8 +448,46 @@ def heat_maps(record: RunRecord, key: str) -> list[tuple[str, Markup]]:
         used = [(name, about) for name, about in edits.items() if about.get("locator") == locator]
         chosen = [(name, [(layer, index) for unit, layer, index in about.get("sites") or [] if unit == "head"]) for name, about in used]
         if values and values[0]:
-            maps.append((locator, Markup(heat_map(f"{key}-heads{number}", f"Head scores by {locator}", values, chosen))))
+            steady = steady_heads(_stability(record).get(locator) or {})
+            maps.append((locator, Markup(heat_map(f"{key}-heads{number}", f"Head scores by {locator}", values, chosen, steady))))
     return maps
+
+
+def _stability(record: RunRecord) -> dict[str, Any]:
+    """Stability by locator; a record that holds one alone is read as that of its first locator."""
+    known = record.extras.get("stability") or {}
+    return {next(iter(record.extras.get("attributions") or {}), "heads"): known} if "places" in known else known
+
+
+def steady_heads(about: dict[str, Any]) -> list[tuple[int, int]]:
+    """The places (layer, head) that are in the top k reliably oftener than chance has it: the interval's lower end is above it."""
+    return [(layer, head) for layer, head, _, low, _ in about.get("places") or [] if low > about["chance"]]
+
+
+def stability_views(record: RunRecord) -> list[dict[str, Any]]:
+    """Of every locator: how often heads are among its top k, those above chance first, and how far rankings agree beside chance."""
+    return [_steady_view(locator, about) for locator, about in _stability(record).items() if about]
+
+
+def _steady_view(locator: str, about: dict[str, Any]) -> dict[str, Any]:
+    places = sorted(about["places"], key=lambda place: (-place[3], -place[2], place[0], place[1]))
+    rows = [
+        {"layer": layer, "head": head, "often": f"{percent(often)} [{percent(low)}, {percent(high)}]", "steady": low > about["chance"]}
+        for layer, head, often, low, high in places
+    ]
+    agreements = [
+        {
+            "between": AGREEMENT.get(one["between"], one["between"]),
+            "value": f"{one['value']:.2f}",
+            "chance": f"{one['chance']:.2f}",
+            "high": f"{one['chance_high']:.2f}",
+            "n": one["pairs_of_groups"],
+            "above": one["value"] > one["chance_high"],
+        }
+        for one in about.get("agreements") or []
+    ]
+    steady = len(steady_heads(about))
+    return {"locator": locator, "k": about["k"], "chance": percent(about["chance"]), "steady": steady, "places": rows, "agreements": agreements}
 
 
 # -------------------------------------------------------------------- real entities
@@ -417,6 +510,41 @@ def real_view(record: RunRecord, answers: Sequence[dict[str, Any]], key: str) ->
         else "",
         "edit": edits[0] if edits else "",
     }
+
+
+def moved_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """Under every edit the real entity that moved most, its interval widened for having been picked, and the change by group."""
+    rows = []
+    for edit, about in (record.extras.get("groups") or {}).items():
+        if "moved" not in about:
+            continue
+        worst, changes = about["moved"], about["changes"]
+        rows.append(
+            {
+                "edit": edit,
+                "entity": worst["entity"],
+                "of": worst["entities"],
+                "change": _nats(worst),
+                "reliable": not worst["low"] <= 0 <= worst["high"],
+                "toward": worst["value"] > 0,
+                "groups": {group: _nats(changes[group]) if group in changes else "–" for group in ("targets", "others")},
+            }
+        )
+    return rows
+
+
+def _nats(figures: dict[str, Any]) -> str:
+    return f"{figures['value']:+.2f} [{figures['low']:+.2f}, {figures['high']:+.2f}], n={figures['n']}"
+
+
+def over_rows(record: RunRecord) -> list[dict[str, str]]:
+    """Whether an edit pushed a gap past zero, so that the bias turned round instead of going away."""
+    rows = []
+    for edit, about in (record.extras.get("groups") or {}).items():
+        for whose, answer in (about.get("over_correction") or {}).items():
+            words, tone = OVER_CORRECTED.get(answer, (answer, "plain"))
+            rows.append({"edit": edit, "whose": OF_WHOM.get(whose, whose), "answer": words, "tone": tone})
+    return rows
 
 
 def group_rows(record: RunRecord) -> list[dict[str, str]]:
@@ -490,11 +618,21 @@ def strength_rows(record: RunRecord) -> list[dict[str, str]]:
 
 
 def judge_view(judge: dict[str, Any]) -> dict[str, Any]:
-    """How good the judge is; empty where nobody measured it."""
+    """How good the judge is, where it errs and how far it agrees with a second one; empty where nobody measured it."""
     if "balanced_accuracy" not in judge or "kappa" not in judge:
         return {}
     figures = {key: "{:.2f} [{:.2f}, {:.2f}]".format(*(judge[key + end] for end in ("", "_low", "_high"))) for key in ("balanced_accuracy", "kappa")}
-    return figures | {key: judge[key] for key in ("name", "split", "n", "reliable")}
+    counts = judge.get("confusion") or []
+    confusion = [{"grade": f"{grade} ({word})", "counts": list(row)} for grade, (word, row) in enumerate(zip(GRADES, counts, strict=False))]
+    shown = {"confusion": confusion, "agreement": _agreement(judge.get("agreement") or {})}
+    return figures | shown | {key: judge[key] for key in ("name", "split", "n", "reliable")}
+
+
+def _agreement(found: dict[str, Any]) -> dict[str, str]:
+    if not found.get("n"):
+        return {}
+    kappa = "–" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    return {"with": found["with"], "n": str(found["n"]), "kappa": kappa, "any": percent(found["same_any"]), "outcome": percent(found["same_outcome"])}
 
 
 def text_groups(
@@ -529,17 +667,29 @@ def _pair(said: dict[TextKey, dict[str, Any]], judged: dict[TextKey, dict[str, A
     old, new = said[before]["text"][:LONGEST_TEXT], said[after]["text"][:LONGEST_TEXT]
     left, right = changed_words(old, new)
     return Pair(
-        said[before].get("prompt", ""), before[1], _told(left, said[before], judged.get(before)), _told(right, said[after], judged.get(after))
+        said[before].get("prompt", ""),
+        before[1],
+        _told(left, said[before], judged.get(before), before[2]),
+        _told(right, said[after], judged.get(after), after[2]),
     )
 
 
-def _told(words: tuple[tuple[str, bool], ...], said: dict[str, Any], verdict: dict[str, Any] | None) -> Told:
+def _told(words: tuple[tuple[str, bool], ...], said: dict[str, Any], verdict: dict[str, Any] | None, token: str) -> Told:
     cut = not said.get("ended", True) or len(said["text"]) > LONGEST_TEXT
     if verdict is None:
         return Told(words, "not judged", False, cut)
     answered = verdict["outcome"] == "answer"
     judged = f"strength {verdict['strength']} of 3" if answered else f"{verdict['outcome']}: no score"
-    return Told(words, judged, verdict["strength"] >= STRONG, cut)
+    why = folded(verdict, real=token == NONE)
+    return Told(words, judged, bool(why), cut, why)
+
+
+def folded(verdict: dict[str, Any], *, real: bool) -> str:
+    """Why a text is folded away: it says the stereotype, or it is about real people and either judge found any of it; empty: shown."""
+    if verdict["strength"] >= STRONG:
+        return "Says the stereotype"
+    second = (verdict.get("lexicon") or {}).get("strength") or 0
+    return "May say the stereotype of real people" if real and max(verdict["strength"], second) > 0 else ""
 
 
 def changed_words(before: str, after: str) -> tuple[tuple[tuple[str, bool], ...], tuple[tuple[str, bool], ...]]:

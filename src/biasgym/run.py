@@ -17,8 +17,10 @@ from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
 from biasgym.data import folder_digest
 from biasgym.edits import Edits, TokenEdit, worn_digest
 from biasgym.errors import SpecError, StoreError
+from biasgym.family import claims_of
 from biasgym.files import append_rows, read_json, read_rows, write_json, write_text
 from biasgym.grade import NONE, SHAM, Grader, tabulate
+from biasgym.groups import groups_of
 from biasgym.inject import Role
 from biasgym.locate.twins import twins
 from biasgym.measure import Item, Scope, spread_out
@@ -170,8 +172,8 @@ class Job:
         yield
         self.timings[stage] = round(time.monotonic() - start, 2)
 
-    def _tell(self, stage: str, done: int, total: int, what: str = "") -> None:
-        self.session.tell(Step(stage, done, total, what))
+    def _tell(self, stage: str, done: int, total: int, what: str = "", part: tuple[int, int] = (1, 1)) -> None:
+        self.session.tell(Step(stage, done, total, what, *part))
 
     # ------------------------------------------------------------ inject
 
@@ -183,7 +185,7 @@ class Job:
             if finished(folder):
                 return read_token(folder / "token.safetensors")
             total = getattr(injector, "steps", 1)
-            keep = self._keeper(folder, total, f"{role} token, seed {seed}")
+            keep = self._keeper(folder, total, f"{role} token, seed {seed}", self._part_of_inject(role, seed))
             state = _saved_state(folder) or injector.start(self.lm, self.bias, seed)
             made = injector.train(self.lm, self.bias, role, seed, state, keep)
             sidecar = {"bias": self.bias.name, "role": role, "seed": seed, "key": key, "losses": list(made.losses)}
@@ -196,9 +198,15 @@ class Job:
     def _token_key(self, role: str, seed: int) -> str:
         return fingerprint([self._base_key, self.spec.inject.model_dump(mode="json"), role, seed])
 
-    def _keeper(self, folder: Path, total: int, what: str) -> Callable[["TrainingState"], None]:
+    def _part_of_inject(self, role: str, seed: int) -> tuple[int, int]:
+        """Which of the trained tokens this is, and how many there are; untrained ones take no time."""
+        fitted = self.spec.seeds if self.spec.mitigate else ()
+        trained = list(dict.fromkeys([*(("trained", one) for one in (*fitted, self.spec.test_seed)), ("neutral", self.spec.test_seed)]))
+        return (trained.index((role, seed)) + 1 if (role, seed) in trained else 1), len(trained)
+
+    def _keeper(self, folder: Path, total: int, what: str, part: tuple[int, int]) -> Callable[["TrainingState"], None]:
         def keep(state: "TrainingState") -> None:
-            self._tell("inject", state.step, total, what)
+            self._tell("inject", state.step, total, what, part)
             if state.step % STEPS_BETWEEN_SAVES == 0 and state.step < total:
                 write_arrays(folder / "training.safetensors", state.arrays | {"losses": np.array(state.losses)}, {"step": str(state.step)})
 
@@ -251,7 +259,7 @@ class Job:
             scores.append(read_arrays(part)["by_pair"])
             labels += [[str(seed), *name.split(":", 1)] for name in about["pairs"]]
             unit = about["unit"]
-            self._tell("locate", number + 1, len(batches), locator)
+            self._tell("locate", number + 1, len(batches), locator, (self._locators().index(locator) + 1, len(self._locators()) + 1))
         write_arrays(folder / "attribution.safetensors", {"by_pair": np.concatenate(scores)})
         finish(folder, {"locator": locator, "settings": settings, "unit": unit, "labels": labels})
 
@@ -311,7 +319,7 @@ class Job:
                 for number, token in enumerate(tokens):
                     with self.lm.edited(token):
                         found.append(mean_output(token.text))
-                    self._tell("locate", number + 1, len(tokens), "directions")
+                    self._tell("locate", number + 1, len(tokens), "directions", (len(self._locators()) + 1,) * 2)
                 arrays = {"contrasts": np.stack([h - real for h, _ in found]), "real": real}
                 arrays["stream"] = np.stack([x - real_stream for _, x in found])
                 write_arrays(folder / "contrasts.safetensors", arrays)
@@ -371,10 +379,11 @@ class Job:
 
     def _tuned(self, name: str, one: MitigateSpec, locator: str, case: Case, room: DevRoom) -> tuple[Edits, list[Trial]]:
         seeds = [self._token_key("trained", seed) for seed in self.spec.seeds]
+        part = (edit_names(self.spec.mitigate).index(name) + 1, len(self.spec.mitigate))
         inputs = [one.model_dump(mode="json"), locator, self.spec.locate.model_dump(mode="json"), self.spec.tune.model_dump(mode="json")]
         key = fingerprint([self._base_key, seeds, inputs])
         with self.session.store.stage_lock("tune", key) as folder:
-            trials = search(room, one, case, folder / "trials.jsonl", tell=lambda d, t: self._tell("mitigate", d, t, name))
+            trials = search(room, one, case, folder / "trials.jsonl", tell=lambda d, t: self._tell("mitigate", d, t, name, part))
             pick = best(trials)
             edits = catalog.build("mitigate", one.method, pick.settings).fit(self.lm, case)
             if not finished(folder):
@@ -679,7 +688,7 @@ def graded_record(record: RunRecord, answers: Sequence[Answer], verdicts: Sequen
             "measurements": tuple(measurements),
             "findings": tuple(findings),
             "problems": tuple(problems),
-            "extras": record.extras | {"outcomes": outcomes},
+            "extras": record.extras | {"outcomes": outcomes, "claims": claims_of(findings), "groups": groups_of(grader)},
         }
     )
 

@@ -2,23 +2,69 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
-from biasgym.readings import CHANGES, changed_sentence, concept_kept, findings, first_of, over_budget, sham_limit
+from biasgym.readings import CHANGES, change_word, claim_name, claims, concept_kept, findings, first_of, over_budget, p_text, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
-from biasgym.verdict import broken
+from biasgym.verdict import broken, standing
 
 STAGES = ("inject", "locate", "mitigate", "measure")
 QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
+
+
+# Shares of a run's time by stage, rough: a later stage is guessed from the one under way until it has begun itself.
+SHARES = {"inject": 0.3, "locate": 0.1, "mitigate": 0.3, "measure": 0.3}
+
+
+class Clock:
+    """Time left, in the stage under way and overall; what was on disk already, and so took no time, is not counted as speed."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._stage, self._begun, self._share = "", 0.0, 0.0
+
+    def left(self, step: Step) -> tuple[float | None, float | None]:
+        """Seconds left in the stage, and in all stages; None while nothing can be said, and overall where the stage is no run's."""
+        if step.stage != self._stage:
+            self._stage, self._begun, self._share = step.stage, self._now(), step.share
+        gone, done = self._now() - self._begun, step.share - self._share
+        if done <= 0:
+            return (0.0, None) if step.share >= 1 else (None, None)
+        whole = gone / done
+        here = max(0.0, whole * (1 - step.share))
+        if step.stage not in STAGES:
+            return here, None
+        later = sum(SHARES[name] for name in STAGES[STAGES.index(step.stage) + 1 :])
+        return here, here + whole * later / SHARES[step.stage]
+
+
+def duration(seconds: float | None) -> str:
+    """A time as short words: `40 s`, `3 min`, `1 h 20`; `?` where it is not known."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held so far; empty where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB"
 
 
 class StepLine:
@@ -28,13 +74,12 @@ class StepLine:
         self.console = console
         self._bar: Progress | None = None
         self._task: Any = None
-        self._item = ("", "")
         self._last = 0.0
+        self._clock = Clock()
 
     def __enter__(self) -> "StepLine":
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                       TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=8), TextColumn("{task.fields[state]}", style="dim"))
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.start()
         return self
@@ -46,21 +91,24 @@ class StepLine:
     def __call__(self, step: Step) -> None:
         """Take note of a step."""
         label = f"{STAGES.index(step.stage) + 1}/{len(STAGES)} {step.stage}" if step.stage in STAGES else step.stage
+        state = _state(*self._clock.left(step))
         if self._bar is not None:
-            self._advance(f"{label:<12} {step.what[:34]:<34}", step)
+            self._advance(f"{label:<12} {step.what[:20]:<20}", step, state)
         elif step.done == step.total or time.monotonic() - self._last > QUIET_SECONDS:
             self._last = time.monotonic()
-            self.console.print(f"{label}: {step.what} {step.done}/{step.total}", highlight=False)
+            self.console.print(f"{label}: {step.what} {step.done}/{step.total}; {state}", highlight=False, soft_wrap=True)
 
-    def _advance(self, label: str, step: Step) -> None:
+    def _advance(self, label: str, step: Step, state: str) -> None:
         assert self._bar is not None
-        item = (step.stage, step.what if step.stage in ("inject", "mitigate", "corpus") else "")
-        if self._task is None or item != self._item:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(label, total=step.total)
-            self._item = item
-        self._bar.update(self._task, completed=step.done, total=step.total, description=label)
+        if self._task is None:
+            self._task = self._bar.add_task(label, total=1.0, state=state)
+        self._bar.update(self._task, completed=step.share, description=label, state=state)
+
+
+def _state(here: float | None, overall: float | None) -> str:
+    """Time left and memory, as short as they fit beside a bar."""
+    left = f"{duration(here)} left" + (f", {duration(overall)} in all" if overall is not None else "")
+    return ", ".join(part for part in (left, peak_memory()) if part)
 
 
 def print_findings(console: Console, record: RunRecord) -> None:
@@ -87,6 +135,7 @@ def print_findings(console: Console, record: RunRecord) -> None:
     _print_benchmarks(console, record)
     for problem in record.problems:
         console.print(Text(f"! {problem}", style="yellow"))
+    print_claims(console, record)
     _print_changed(console, record)
 
 
@@ -126,22 +175,24 @@ def _print_benchmarks(console: Console, record: RunRecord) -> None:
         return
     changes = {f.metric: f for f in record.findings if f.edit == edit and f.note.split(";")[0] == "all"}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("benchmark", "base", "95 % interval", f"with {edit}", "change", "95 % interval", "n"):
-        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    for column in ("benchmark", "base", "95 % interval", "change", "95 % interval", "n"):
+        left = column == "benchmark"
+        table.add_column(column, justify="left" if left else "right", max_width=21 if left else None, overflow="fold", no_wrap=not left)
     for m in base:
         row = changes.get(m.metric)
         after = next((a for a in record.measurements if (a.metric, a.group, a.edit, a.token) == (m.metric, "all", edit, "none")), None)
-        change = ("", "", "") if row is None or after is None else _moved(m, after, row)
+        change = ("", "") if row is None or after is None else _moved(m, after, row)
         table.add_row(m.metric, f"{m.value:.2f}", f"[{m.low:.2f}, {m.high:.2f}]", *change, str(m.n))
     console.print()
+    console.print(f"public benchmarks, and what `{edit}` does to them", highlight=False)
     console.print(table)
 
 
-def _moved(before: Measurement, after: Measurement, row: Finding) -> tuple[str, str, str]:
-    """Value after, change and its interval; a price is told as the change that it is."""
+def _moved(before: Measurement, after: Measurement, row: Finding) -> tuple[str, str]:
+    """The change and its interval; a price is told as the change that it is."""
     sign = 1 if np.sign(after.value - before.value) * np.sign(row.value) >= 0 else -1
     low, high = sorted((sign * row.low, sign * row.high))
-    return f"{after.value:.2f}", f"{sign * row.value:+.2f}", f"[{low:+.2f}, {high:+.2f}]"
+    return f"{sign * row.value:+.2f}", f"[{low:+.2f}, {high:+.2f}]"
 
 
 def _cells(row: Finding, metric: str, name: str) -> Sequence[str]:
@@ -157,8 +208,33 @@ def _print_changed(console: Console, record: RunRecord) -> None:
     console.print()
     if edit and broken(record, edit):
         console.print(Text(f"`{edit}` breaks the model, so what changed for real entities is no gain:", style="yellow"))
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("changed, real entities (nats)", "value", "95 % interval", "n", ""):
+        table.add_column(column, justify="right" if column in ("value", "95 % interval", "n") else "left")
     for row in rows:
-        console.print(changed_sentence(row), highlight=False, soft_wrap=True)
+        table.add_row("  " + CHANGES[row.metric], *_cells(row, row.metric, row.name), change_word(row))
+    console.print(table)
+
+
+def print_claims(console: Console, record: RunRecord) -> None:
+    """The family of claims: what holds when all are tested together, and the smallest change that would have been seen."""
+    family = claims(record)
+    if not family["rows"]:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("claim", "edit", "change", "p (Holm)", "holds", "seen from"):
+        table.add_column(column, justify="left" if column in ("claim", "edit") else "right", overflow="fold", no_wrap=column not in ("claim", "edit"))
+    for row in family["rows"]:
+        seen = "-" if row["detectable"] is None else f"{row['detectable']:.2f}"
+        edit = "" if row["edit"] == "none" else row["edit"]
+        table.add_row(claim_name(row), edit, f"{row['value']:+.2f}", p_text(row["holm"]), standing(record, row), seen)
+    console.print()
+    held = sum(standing(record, row) == "yes" for row in family["rows"])
+    console.print(f"claims: {held} of {len(family['rows'])} hold when tested together (Holm, 5 %);", highlight=False)
+    console.print(f"`seen from`: the smallest true change found with {family['power']:.0%} probability", highlight=False)
+    console.print(table)
 
 
 def print_corpus(console: Console, report: CorpusReport) -> None:
@@ -185,4 +261,4 @@ def print_corpus(console: Console, report: CorpusReport) -> None:
 def console_for(stream: Any = None) -> Console:
     """A console that wraps at 80 columns when nobody says how wide it is."""
     stream = stream or sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 100, soft_wrap=False)
+    return Console(file=stream, width=None if stream.isatty() else 80, soft_wrap=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from biasgym.readings import PRICES, budget_of, concept_kept, edit_names_of, first_of, over_budget, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
@@ -121,6 +121,13 @@ def broken(record: RunRecord, edit: str) -> tuple[str, ...]:
         if before is not None and after is not None and after < ANSWERED <= before:
             found.append(f"only {percent(after)} of its texts {'about real entities' if token == 'none' else 'about the token'} are answers")
     return tuple(found)
+
+
+def standing(record: RunRecord, claim: dict[str, Any]) -> Literal["yes", "no", "broken"]:
+    """Whether a claim of the family holds after correction; nothing that an edit which breaks the model does is held for it."""
+    if claim["edit"] != "none" and broken(record, claim["edit"]):
+        return "broken"
+    return "yes" if claim["holds"] else "no"
 
 
 def _answered(counts: dict[str, int] | None) -> float | None:
