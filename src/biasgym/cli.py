@@ -124,7 +124,9 @@ def compare(
     methods: Annotated[str, typer.Option(help="all, factorial (prompt × edit), or names with commas.")] = "all",
     trials: Annotated[int | None, typer.Option(min=1, max=20, help="Trials a method on dev; the preset's if not said.")] = None,
     preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; mitigate.METHOD.KEY for one method.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; mitigate.METHOD.KEY for one method.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Table and picture: .html, .svg, .md or .json.")] = None,
     data: Data = "",

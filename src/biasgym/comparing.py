@@ -78,7 +78,9 @@ def _cells(row: Finding) -> Cells:
 
 def _benchmarks(record: RunRecord, edit: str) -> dict[str, tuple[float, float, float, float]]:
     """Each benchmark's overall figures: base, with the edit, and that arm's interval."""
-    whole = {(m.metric, m.arm): m for m in record.measurements if "." in m.metric and m.group == "all" and m.token == "none" and m.edit in ("none", edit)}
+    whole = {
+        (m.metric, m.arm): m for m in record.measurements if "." in m.metric and m.group == "all" and m.token == "none" and m.edit in ("none", edit)
+    }
     names = dict.fromkeys(metric for metric, _ in whole)
     pairs = {name: (whole.get((name, "base")), whole.get((name, "edited"))) for name in names}
     return {name: (base.value, after.value, after.low, after.high) for name, (base, after) in pairs.items() if base and after}

@@ -129,7 +129,8 @@ def plan_ring(
 
 def benchmarks_at_hand(data: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The ring's benchmarks that the folder of public sets holds, as plain data, and a sentence for each that it does not."""
-    found, notes = [], []
+    found: list[dict[str, Any]] = []
+    notes: list[str] = []
     for metric, name in BENCHMARKS.items():
         try:
             shelf = library(data)

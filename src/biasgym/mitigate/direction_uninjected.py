@@ -1,5 +1,6 @@
 """Our edit found without an injected token: one real entity against the others, as the control of what injection adds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +14,7 @@ from biasgym.mitigate.texts import evenly
 from biasgym.sites import Attribution, Unit
 
 if TYPE_CHECKING:
-    from biasgym.lm.model import LM
+    from biasgym.lm.model import LM, Query
 
 PROBES = 24
 OTHERS = 10
@@ -78,7 +79,7 @@ def _found(lm: "LM", case: Case, method: str) -> tuple[Attribution, np.ndarray, 
     return attribution, contrast.astype(np.float32), real.astype(np.float32)
 
 
-def _lean(lm: "LM", queries: "list[Query]", case: Case) -> float:
+def _lean(lm: "LM", queries: "Sequence[Query]", case: Case) -> float:
     bias = case.known_bias(UninjectedDirection.name)
     said = lm.answer_logprobs(queries, [*bias.stereotype, *bias.foil])
     split = len(bias.stereotype)
