@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExplainedDirection:
-    """`prompting-explained` and `direction` worn together: the model explains the assumptions first, and its heads are edited.
+    """Prompt and edit at once, `prompting-explained` with `direction`: the model explains the assumptions first, and its heads are edited.
 
     BiasGym (arXiv 2508.08855 v4 §4) reports prompt and edit, but never the one without the other in one table; beside both
     alone this is the fourth corner. `injected` false takes `direction-uninjected` for the edit. `most` is the length of

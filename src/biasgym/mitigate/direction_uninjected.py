@@ -22,7 +22,7 @@ OTHERS = 10
 
 @dataclass(frozen=True)
 class UninjectedDirection:
-    """`direction` without injection: heads and directions come from the real entity that the model holds the bias about most.
+    """Ours without injection: heads and directions of `direction` come from the real entity the model holds the bias about most.
 
     The control that BiasGym (arXiv 2508.08855) does not have. On train probes the entity with the largest lean (of the
     bias file's targets where it names some) takes the token's place: attribution patching of heads against other train
