@@ -28,7 +28,7 @@ STATES: dict[State, str] = {
     "broken": "BREAKS the model: no removal can be claimed",
     "failed": "failed",
 }
-KINDS: dict[State, str] = {"inside": "series3", "outside": "series1", "unmet": "series2", "broken": "series2", "failed": "series2"}
+KINDS: dict[State, Literal["inside", "outside", "not met"]] = {"inside": "inside", "outside": "outside"}  # whatever else: not met
 FORMATS = (".html", ".svg", ".json", ".md")
 Cells = tuple[float, float, float, int]
 
@@ -165,7 +165,7 @@ def _write(path: Path, found: dict[str, Any], rows: Sequence[Standing]) -> None:
 def picture(title: str, found: dict[str, Any], rows: Sequence[Standing]) -> str:
     """Share closed against the dearest price as a share of the budget, for all that did not fail."""
     shown = [
-        Contender(f"{row.label}: {row.state}", row.closed[:3], dearest(row.prices, found["budget"]), KINDS[row.state], row.closed[3])
+        Contender(row.label, row.closed[:3], dearest(row.prices, found["budget"]), KINDS.get(row.state, "not met"), row.closed[3])
         for row in rows
         if row.closed and row.prices
     ]

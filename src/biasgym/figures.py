@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH = 520
 MARKS = ("circle", "square", "triangle", "diamond")
@@ -377,49 +378,62 @@ def loss_line(key: str, title: str, losses: Sequence[float]) -> str:
 # -------------------------------------------------------------------- many methods
 
 
+RINGSIDE = {"inside": ("circle", "series3"), "outside": ("square", "series1"), "not met": ("triangle", "series2")}
+
+
 @dataclass(frozen=True)
 class Contender:
-    """A method on test: share of the gap closed and price as a share of the budget, each (value, low, high); `kind` is a style."""
+    """A method on test: share of the gap closed and price as a share of the budget, each (value, low, high).
+
+    `kind` says whether it is inside the budget, outside it, or never met it on dev (or broke the model).
+    """
 
     label: str
     closed: tuple[float, float, float]
     price: tuple[float, float, float]
-    kind: str
+    kind: Literal["inside", "outside", "not met"]
     n: int
 
 
 def ring_figure(key: str, title: str, contenders: Sequence[Contender]) -> str:
     """Share of the gap closed against the dearest price, both with intervals; 1 on the price axis is the whole budget.
 
-    Every mark has a number, and the list below says whose. The price axis bends at the budget, as in `price_figure`.
+    Every mark has a number, and the list below says whose; what lies beyond the drawing stands at its edge, with its value
+    in the list. The price axis bends at the budget, as in `price_figure`.
     """
-    height, floor = 380.0, -0.25
+    height = 380.0
     prices = [value for one in contenders for value in one.price]
     x = _PriceScale(1.0, min([0.0, *prices]), max([1.0, *prices]))
-    y = _Scale(floor, 1.1, height - 50, 14)
+    y = _Scale(-0.25, 1.1, height - 50, 14)
     parts = _price_axes(x, y, 1.0, "price as a share of the budget: the dearest of bits per byte, KL and concept")
     for number, one in enumerate(contenders, 1):
-        parts += _contender(number, one, x, y, floor)
+        parts += _contender(number, one, x, y)
+    for place, (words, (shape, style)) in enumerate(RINGSIDE.items()):
+        left = 20 + 165 * place
+        told = {"inside": "inside the budget", "outside": "outside it on test", "not met": "not met on dev, or broken"}[words]
+        parts += [_mark(shape, left, height + 6, 5, f"mark {style}"), text(left + 12, height + 10, told, style="small strong")]
     for number, one in enumerate(contenders, 1):
-        left, line = 20 + 255 * ((number - 1) % 2), height + 6 + 20 * ((number - 1) // 2)
-        parts.append(_mark("circle", left, line, 5, f"mark {one.kind}"))
-        parts.append(text(left + 12, line + 4, f"{number} {one.label}", style="small"))
+        left, line = 20 + 255 * ((number - 1) % 2), height + 30 + 20 * ((number - 1) // 2)
+        beyond = "" if y.low <= one.closed[0] <= y.high else f" ({one.closed[0]:+.0%})"
+        shape, style = RINGSIDE[one.kind]
+        parts += [_mark(shape, left, line, 5, f"mark {style}"), text(left + 12, line + 4, f"{number} {one.label}{beyond}", style="small")]
     words = "; ".join(
-        f"{one.label} closes {one.closed[0]:.0%} [{one.closed[1]:.0%}, {one.closed[2]:.0%}], n={one.n}, at {one.price[0]:.2f} budgets "
+        f"{one.label} ({one.kind}) closes {one.closed[0]:.0%} [{one.closed[1]:.0%}, {one.closed[2]:.0%}], n={one.n}, at {one.price[0]:.2f} budgets "
         f"[{one.price[1]:.2f}, {one.price[2]:.2f}]"
         for one in contenders
     )
     rows = -(-len(contenders) // 2)
-    return drawing(key, title, f"Share of the gap closed against price. {words}.", (WIDTH, height + 20 * rows + 6), parts)
+    return drawing(key, title, f"Share of the gap closed against price. {words}.", (WIDTH, height + 30 + 20 * rows), parts)
 
 
-def _contender(number: int, one: Contender, x: "_PriceScale", y: _Scale, floor: float) -> list[str]:
-    across, up = x(one.price[0]), y(max(floor, one.closed[0]))
+def _contender(number: int, one: Contender, x: "_PriceScale", y: _Scale) -> list[str]:
+    across, up = x(one.price[0]), y(one.closed[0])
+    shape, style = RINGSIDE[one.kind]
     return [
-        _line(across, y(max(floor, one.closed[1])), across, y(max(floor, one.closed[2])), f"whisker {one.kind}"),
-        _line(x(one.price[1]), up, x(one.price[2]), up, f"whisker {one.kind}"),
-        _mark("circle", across, up, 5, f"mark {one.kind}"),
-        text(across + 7, up - 6, str(number), style="small strong"),
+        _line(across, y(one.closed[1]), across, y(one.closed[2]), f"whisker {style}"),
+        _line(x(one.price[1]), up, x(one.price[2]), up, f"whisker {style}"),
+        _mark(shape, across, up, 5, f"mark {style}"),
+        text(across + 7, up - 6 if up > 24 else up + 16, str(number), style="small strong"),
     ]
 
 
