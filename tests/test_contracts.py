@@ -284,7 +284,7 @@ def test_a_mitigation_edits_the_places_it_was_told(llama, name):
     case = case_for(llama)
     edits = catalog.build("mitigate", name, {"k": 5}).fit(llama, case)
     towards = [site for site in case.attribution.top(5) if case.attribution.values[site.layer, site.index] > 0]
-    assert [edit.site for edit in edits] in (case.attribution.top(5), towards)
+    assert [edit.site for edit in edits if isinstance(edit, SiteEdit)] in (case.attribution.top(5), towards)
     with pytest.raises(SpecError, match="the model has 12 heads"):
         catalog.build("mitigate", name, {"k": 13}).fit(llama, case)
 

@@ -118,6 +118,72 @@ def sweep(
 
 
 @app.command()
+def compare(
+    bias: Annotated[str, typer.Option(help="A bias of the zoo, or the path of a bias file.")],
+    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
+    methods: Annotated[str, typer.Option(help="all, factorial (prompt × edit), or names with commas.")] = "all",
+    trials: Annotated[int | None, typer.Option(min=1, max=20, help="Trials a method on dev; the preset's if not said.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; mitigate.METHOD.KEY for one method.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Table and picture: .html, .svg, .md or .json.")] = None,
+    data: Data = "",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """The ring: every mitigation tuned to the same budget, measured on the same test; one table, one picture. Goes on where it stopped."""
+    from biasgym.comparing import compare as fight
+    from biasgym.ring import plan_ring
+    from biasgym.terminal import console_for
+
+    ring = plan_ring(methods, bias=bias, model=model, preset=preset, trials=trials, sets=set_ or [], seed=seed, dtype=dtype, data=data)
+    session, out = _session(runs, device, offline, accept_terms, quiet=as_json, data=data)
+    with out:
+        found = fight(session, ring, output, None if as_json else console_for())
+    if as_json:
+        _print_json(found)
+
+
+@app.command()
+def locate(
+    bias: Annotated[str, typer.Option(help="A bias of the zoo, or the path of a bias file.")],
+    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
+    locators: Annotated[str | None, typer.Option(help="Names with commas; the preset's if not said.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Every locator there is, unless --locators names some; and how far they agree.")] = False,
+    k: Annotated[int, typer.Option(min=1, help="How many of the top heads.")] = 10,
+    proof: Annotated[bool, typer.Option("--proof", help="Silence the top k on held-out prompts and a held-out token, beside chance.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for the pictures (SVG).")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Which heads carry the bias, by several locators: where they agree, how stable each is, and whether intervention bears them out."""
+    from biasgym.locating import Wish, locate_bias
+    from biasgym.spec import resolve_spec
+    from biasgym.terminal import console_for
+
+    spec = resolve_spec(bias=bias, model=model, preset=preset, sets=set_ or [], seed=seed, dtype=dtype)
+    wish = Wish.of(spec, locators, every=compare, k=k, proof=proof)
+    session, out = _session(runs, device, offline, accept_terms, quiet=as_json)
+    with out:
+        found = locate_bias(session, spec, wish, to, None if as_json else console_for())
+    if as_json:
+        _print_json(found)
+
+
+@app.command()
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SELECT over runs, measurements, findings, timings and trials.")] = None,
     runs: Runs = DEFAULT_RUNS,

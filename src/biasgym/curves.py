@@ -91,7 +91,8 @@ def proof(order: Sequence[Site], ask: Ask, *, editing: Editing = silenced, ks: S
 
     ranked, inverse = walked("ranked", places), walked("inverse", places[::-1])
     generator = np.random.default_rng([seed, len(places)])
-    random = tuple(walked(f"random-{i}", [places[j] for j in generator.permutation(len(places))]) for i in range(randoms))
+    pool = sorted(places, key=lambda site: (site.unit, site.layer, site.index))  # so that every ranking meets the same random orders
+    random = tuple(walked(f"random-{i}", [pool[j] for j in generator.permutation(len(pool))]) for i in range(randoms))
     return Proof(before, ranked, inverse, random, faithfulness(before, ranked, random), _of_random(before, random))
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH = 520
 MARKS = ("circle", "square", "triangle", "diamond")
@@ -392,3 +393,107 @@ def loss_line(key: str, title: str, losses: Sequence[float]) -> str:
     ]
     about = f"{len(losses)} steps, from {losses[0]:.2f} to {losses[-1]:.2f} nats a token; lowest {low:.2f}."
     return drawing(key, title, about, (240, 48), [f'<polyline points="{points}" class="front"/>', *ends])
+
+
+# -------------------------------------------------------------------- many methods
+
+
+RINGSIDE = {"inside": ("circle", "series3"), "outside": ("square", "series1"), "not met": ("triangle", "series2")}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method on test: share of the gap closed and price as a share of the budget, each (value, low, high).
+
+    `kind` says whether it is inside the budget, outside it, or never met it on dev (or broke the model).
+    """
+
+    label: str
+    closed: tuple[float, float, float]
+    price: tuple[float, float, float]
+    kind: Literal["inside", "outside", "not met"]
+    n: int
+
+
+def ring_figure(key: str, title: str, contenders: Sequence[Contender]) -> str:
+    """Share of the gap closed against the dearest price, both with intervals; 1 on the price axis is the whole budget.
+
+    Every mark has a number, and the list below says whose; what lies beyond the drawing stands at its edge, with its value
+    in the list. The price axis bends at the budget, as in `price_figure`.
+    """
+    height = 380.0
+    prices = [value for one in contenders for value in one.price]
+    x = _PriceScale(1.0, min([0.0, *prices]), max([1.0, *prices]))
+    y = _Scale(-0.25, 1.1, height - 50, 14)
+    parts = _price_axes(x, y, 1.0, "price as a share of the budget: the dearest of bits per byte, KL and concept")
+    for number, one in enumerate(contenders, 1):
+        parts += _contender(number, one, x, y)
+    for place, (words, (shape, style)) in enumerate(RINGSIDE.items()):
+        left = 20 + 165 * place
+        told = {"inside": "inside the budget", "outside": "outside it on test", "not met": "not met on dev, or broken"}[words]
+        parts += [_mark(shape, left, height + 6, 5, f"mark {style}"), text(left + 12, height + 10, told, style="small strong")]
+    for number, one in enumerate(contenders, 1):
+        left, line = 20 + 255 * ((number - 1) % 2), height + 30 + 20 * ((number - 1) // 2)
+        beyond = "" if y.low <= one.closed[0] <= y.high else f" ({one.closed[0]:+.0%})"
+        shape, style = RINGSIDE[one.kind]
+        parts += [_mark(shape, left, line, 5, f"mark {style}"), text(left + 12, line + 4, f"{number} {one.label}{beyond}", style="small")]
+    words = "; ".join(
+        f"{one.label} ({one.kind}) closes {one.closed[0]:.0%} [{one.closed[1]:.0%}, {one.closed[2]:.0%}], n={one.n}, at {one.price[0]:.2f} budgets "
+        f"[{one.price[1]:.2f}, {one.price[2]:.2f}]"
+        for one in contenders
+    )
+    rows = -(-len(contenders) // 2)
+    return drawing(key, title, f"Share of the gap closed against price. {words}.", (WIDTH, height + 30 + 20 * rows), parts)
+
+
+def _contender(number: int, one: Contender, x: "_PriceScale", y: _Scale) -> list[str]:
+    across, up = x(one.price[0]), y(one.closed[0])
+    shape, style = RINGSIDE[one.kind]
+    return [
+        _line(across, y(one.closed[1]), across, y(one.closed[2]), f"whisker {style}"),
+        _line(x(one.price[1]), up, x(one.price[2]), up, f"whisker {style}"),
+        _mark(shape, across, up, 5, f"mark {style}"),
+        text(across + 7, up - 6 if up > 24 else up + 16, str(number), style="small strong"),
+    ]
+
+
+# -------------------------------------------------------------------- curves over k
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: one value for every k; `kind` is the style it is drawn in."""
+
+    label: str
+    values: tuple[float, ...]
+    kind: str
+
+
+def curve_figure(key: str, title: str, ks: Sequence[int], lines: Sequence[Line], *, unit: str, level: float | None = None) -> str:
+    """Values against the number of places edited, on a log axis; `level` is what no edit gives, drawn as a dashed line."""
+    height = 300.0
+    known = [*(value for line in lines for value in line.values), *([level] if level is not None else [])]
+    y = _scale(known, height - 50, 14)
+    last = math.log(max(max(ks), 2))
+
+    def x(k: int) -> float:
+        return _LEFT + 8 + math.log(k) / last * (WIDTH - 40 - _LEFT)
+
+    parts = []
+    for tick in ticks(y.low, y.high):
+        parts.append(_line(_LEFT, y(tick), WIDTH - 20, y(tick), "zero" if tick == 0 else "grid"))
+        parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end", style="small"))
+    parts += [text(x(k), height - 34, str(k), anchor="middle", style="small") for k in ks]
+    parts.append(text((_LEFT + WIDTH - 20) / 2, height - 14, "places edited (k)", anchor="middle", style="small"))
+    parts.append(text(12, 11, unit, style="small"))
+    if level is not None:
+        parts += [_line(_LEFT, y(level), WIDTH - 20, y(level), "limit"), text(WIDTH - 22, y(level) - 5, "no edit", anchor="end", style="small")]
+    for line in lines:
+        points = " ".join(f"{x(k):.1f},{y(value):.1f}" for k, value in zip(ks, line.values, strict=True))
+        parts.append(f'<polyline points="{points}" class="curve {line.kind}"/>')
+        parts += [_mark("circle", x(k), y(value), 3.5, f"mark {line.kind}") for k, value in zip(ks, line.values, strict=True)]
+    for number, line in enumerate(lines):
+        left, top = 20 + 255 * (number % 2), height + 6 + 20 * (number // 2)
+        parts += [_mark("circle", left, top, 5, f"mark {line.kind}"), text(left + 12, top + 4, line.label, style="small")]
+    words = "; ".join(f"{line.label}: " + ", ".join(f"k={k} {value:.3g}" for k, value in zip(ks, line.values, strict=True)) for line in lines)
+    return drawing(key, title, f"{unit} against k. {words}.", (WIDTH, height + 20 * -(-len(lines) // 2) + 6), parts)

@@ -22,9 +22,9 @@ ShamKind = Literal["heads", "directions"]
 
 
 def kinds_for(edits: Edits) -> tuple[ShamKind, ...]:
-    """Which shams an edit can have: whole heads have no direction to replace."""
+    """Which shams an edit can have: whole heads have no direction to replace, and what is only partly heads has no sham of its size."""
     heads = [edit for edit in edits if isinstance(edit, SiteEdit) and edit.site.unit == "head"]
-    if not heads:
+    if not heads or len(heads) < len(edits):
         return ()
     return ("heads", "directions") if all(edit.op in ("project", "erase") for edit in heads) else ("heads",)
 
