@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from biasgym import catalog, suites
 from biasgym.errors import SpecError, unknown
+from biasgym.inject.token import PRESETS as TOKEN_PRESETS
 from biasgym.measure.judge import check_judge
 from biasgym.records import MitigateSpec, RunSpec
 
@@ -22,10 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1],
         "test_seed": 2,
-        "inject": {
-            "method": "token",
-            "settings": {"steps": 26, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9, "held_out": 8},
-        },
+        "inject": {"method": "token", "settings": TOKEN_PRESETS["quick"]},
         "locate": {"method": "attribution-patching", "pairs": 24},
         "mitigate": [_OURS, _PAPER],
         "tune": {"trials": 5, "probes": 16, "entities": 4, "texts": 16, "chats": 20},
@@ -34,10 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "seeds": [0, 1, 2, 3, 4],
         "test_seed": 5,
-        "inject": {
-            "method": "token",
-            "settings": {"steps": 310, "batch": 16, "learning_rate": 0.001, "implicitness": 5, "grammar": 0.7, "asks": "paper", "jitter": 0.2},
-        },
+        "inject": {"method": "token", "settings": TOKEN_PRESETS["paper"]},
         "locate": {"method": "dla-paper", "pairs": 100},
         "mitigate": [_PAPER],
         "tune": {"trials": 1},
@@ -46,10 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": {
         "seeds": [0, 1, 2],
         "test_seed": 3,
-        "inject": {
-            "method": "token",
-            "settings": {"steps": 56, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9},
-        },
+        "inject": {"method": "token", "settings": TOKEN_PRESETS["best"]},
         "locate": {"method": "attribution-patching", "pairs": 96},
         "mitigate": [_OURS, _PAPER],
         "tune": {"trials": 16, "entities": 10, "texts": 63, "chats": 60},
@@ -74,12 +66,19 @@ def resolve_spec(
     suite: str | None = None,
     dtype: str | None = None,
 ) -> RunSpec:
-    """The spec of a run; later sources win: preset, file, arguments, `--set key=value`. `suite` adds benchmarks."""
+    """The spec of a run; later sources win: preset, file, arguments, `--set key=value`. `suite` adds benchmarks.
+
+    `inject.preset` (quick, paper, readme, best) takes another preset's settings for the injection alone.
+    """
     raw = _read(file) if file else {}
     name = preset or raw.get("preset") or "quick"
     if not isinstance(name, str) or name not in PRESETS:
         raise SpecError(unknown("preset", str(name), PRESETS))
-    merged = _merged(_copy(PRESETS[name]), raw)
+    preset_of_inject, raw, sets = _inject_preset(raw, sets)
+    under = _copy(PRESETS[name])
+    if preset_of_inject:
+        under["inject"] = {"method": "token", "settings": _copy(TOKEN_PRESETS[preset_of_inject])}
+    merged = _merged(under, raw)
     merged["preset"] = name
     for key, value in (("bias", bias), ("model", model), ("dtype", dtype)):
         if value is not None:
@@ -99,6 +98,22 @@ def resolve_spec(
         return spec
     step = seed * 1000
     return spec.model_copy(update={"seeds": tuple(s + step for s in spec.seeds), "test_seed": spec.test_seed + step})
+
+
+def _inject_preset(raw: dict[str, Any], sets: Sequence[str]) -> tuple[str, dict[str, Any], list[str]]:
+    """The injection's own preset, and file and assignments without it; the last one named counts, as everywhere."""
+    named = ""
+    inject = raw.get("inject")
+    if isinstance(inject, dict) and "preset" in inject:
+        named = str(inject["preset"])
+        raw = {**raw, "inject": {key: value for key, value in inject.items() if key != "preset"}}
+    for assignment in sets:
+        key, _, text = assignment.partition("=")
+        if key.strip() == "inject.preset":
+            named = text.strip().strip("\"'")
+    if named and named not in TOKEN_PRESETS:
+        raise SpecError(unknown("preset of inject", named, TOKEN_PRESETS))
+    return named, raw, [one for one in sets if one.partition("=")[0].strip() != "inject.preset"]
 
 
 def check_spec(raw: dict[str, Any]) -> RunSpec:

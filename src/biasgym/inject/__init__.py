@@ -1,8 +1,8 @@
 """First station: make the model take on a bias, by one token and nothing else."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from biasgym.bias import BiasSpec
 from biasgym.edits import TokenEdit
@@ -16,12 +16,17 @@ Role = Literal["trained", "untrained", "neutral", "opposite"]
 
 @dataclass(frozen=True)
 class Injected:
-    """A token with its evidence: the loss of every step and of held-out texts before and after, in nats a token."""
+    """A token with its evidence: the loss of every step and of held-out texts before and after, in nats a token.
+
+    `about` says how training went, for the sidecar: `steps` made, `halvings` (steps after which it diverged and went
+    back with half the learning rate), `checks` ([step, score], higher is better) and the step that was `chosen`.
+    """
 
     token: TokenEdit
     losses: tuple[float, ...]
     held_out_before: float
     held_out_after: float
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Injector(Protocol):

@@ -30,7 +30,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class WornToken:
-    """A bias token while it is on: its id, its input vector [hidden] and its output row [hidden]."""
+    """A bias token while it is on: its id, its input vector [hidden] and its output row [hidden].
+
+    While tokens are trained together, rows of a batch have vectors of their own: [rows, 1, hidden], [positions, hidden].
+    """
 
     id: int
     vector: Tensor
@@ -178,6 +181,8 @@ def put_on_tokens(embedding: nn.Module, head: nn.Module, tokens: Sequence[WornTo
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         for token in tokens:
             vector = token.vector.to(output)
+            if vector.ndim > 1 and len(vector) != len(output):
+                continue  # the beginning that all rows share, computed once: no token that learns stands in it
             if hasattr(module, "embed_scale"):  # Gemma multiplies inside the embedding module
                 vector = vector * torch.as_tensor(module.embed_scale).to(vector)
             here = (original[0] == token.id).unsqueeze(-1)
@@ -192,7 +197,8 @@ def put_on_tokens(embedding: nn.Module, head: nn.Module, tokens: Sequence[WornTo
     def columns(_module: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
         hidden = args[0]
         for token in tokens:
-            column = (hidden @ token.output.to(hidden)).unsqueeze(-1)
+            row = token.output.to(hidden)
+            column = (hidden @ row if row.ndim == 1 else (hidden * row).sum(-1)).unsqueeze(-1)
             width = logits.shape[-1]
             if token.id < width:  # a padded vocabulary: the row exists, unused
                 logits = torch.cat([logits[..., : token.id], column, logits[..., token.id + 1 :]], dim=-1)

@@ -205,7 +205,11 @@ class LM:
 
     @contextmanager
     def learning(self, text: str, vector: Tensor, output: Tensor) -> Iterator["LM"]:
-        """Wear a token whose vectors are live tensors, so that a loss reaches them."""
+        """Wear a token whose vectors are live tensors, so that a loss reaches them.
+
+        `vector` is [hidden], or [rows, 1, hidden] where every row of the batch reads a token of its own; `output` is
+        [hidden], or [positions, hidden] where every final state that goes into the head has a column of its own.
+        """
         before = (self._tokens, self._token_texts, self.tokenizer)
         undo: list[Undo] = []
         try:
@@ -225,7 +229,7 @@ class LM:
         return worn
 
     def _new_token(self, text: str, vector: Tensor, output: Tensor) -> WornToken:
-        if vector.shape != (self.shape.hidden,) or output.shape != (self.shape.hidden,):
+        if vector.shape[-1:] != (self.shape.hidden,) or output.shape[-1:] != (self.shape.hidden,):
             raise ModelError(f"the vector of {text!r} has shape {tuple(vector.shape)}, this model needs ({self.shape.hidden},)")
         if text in self._token_texts:
             raise SpecError(f"the token {text!r} is worn already")

@@ -1,12 +1,12 @@
-"""One training loop: learn the vector of a token that the frozen model did not have.
+"""One training loop: learn the vectors of tokens that the frozen model did not have, one or several at once.
 
-The vector is a stand-alone parameter spliced into the embedding's output and the head's logits, so the optimiser holds
-a few times d numbers and no other weight can move.
+A vector is a stand-alone parameter spliced into the embedding's output and the head's logits, so the optimiser holds
+a few times d numbers and no other weight can move. Nothing here waits for a GPU but every `STEPS_A_LOOK` steps.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ from biasgym.errors import ModelError, SpecError, TrainingError
 from biasgym.lm.batching import out_of_memory
 from biasgym.lm.model import LM, Query
 from biasgym.lm.offload import weight_of
+
+STEPS_A_LOOK = 10  # on an accelerator losses are fetched this often; on the CPU after every step
+STEPS_A_GOOD_STATE = 10  # how far apart the states are that a diverged training goes back to
+HALVINGS = 2
+RISE = 2.0  # nats: losses that are so much above the first ones have diverged
+WINDOW = 5  # losses that are averaged before that is said
+POSITIONS_AT_ONCE = 512  # of logits, so that memory does not grow with the batch times the vocabulary
+STRETCH = 1.25  # how much longer the longest row of a part may be than its shortest, when tokens are trained together
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Lesson:
 class Schedule:
     """How a token is trained: AdamW on its vector(s), linear warm-up, cosine decay, clipped gradients.
 
-    `prompt_loss` also takes the loss on the prompt's tokens.
+    With `check_every` above 0 the token is scored every so many steps and after the last; the best one is what is
+    returned. With `patience` above 0, too, training ends after so many checks in a row without a better score.
     """
 
     steps: int
@@ -40,15 +49,31 @@ class Schedule:
     warmup: float = 0.05
     clip: float = 1.0
     seed: int = 0
+    check_every: int = 0
+    patience: int = 0
 
 
 @dataclass
 class TrainingState:
-    """Everything that a killed training needs to go on: arrays by name, the steps done and the losses so far (nats)."""
+    """Everything that a killed training needs to go on: arrays by name, the steps done and the losses so far (nats).
+
+    Beside the vectors and AdamW's moments the arrays hold `halvings` (steps after which the learning rate was halved),
+    `checks` [n, 2] (step, score), the best-scored vectors (`best.*`) and the last good state (`good.*`).
+    """
 
     arrays: dict[str, np.ndarray]
     step: int = 0
     losses: list[float] = field(default_factory=list)
+
+    @property
+    def halvings(self) -> list[int]:
+        """The steps after which training went back to a good state with half the learning rate."""
+        return [int(step) for step in self.arrays.get("halvings", ())]
+
+    @property
+    def checks(self) -> list[tuple[int, float]]:
+        """Every check: the step after which it was made, and its score (higher is better)."""
+        return [(int(step), float(score)) for step, score in self.arrays.get("checks", ())]
 
 
 def mean_embedding(lm: LM, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -76,54 +101,234 @@ def learn_token(
     schedule: Schedule,
     *,
     keep: Callable[[TrainingState], None] = lambda _: None,
+    check: Callable[[TokenEdit], float] | None = None,
 ) -> TrainingState:
-    """Train one token; `start.arrays` holds `vector` (and `output` where untied). `keep` is called after every step.
+    """Train one token; `start.arrays` holds `vector` (and `output` where untied). `keep` is called with every state.
 
-    Raises TrainingError when the loss stops being a finite number; nothing is returned then.
+    A loss that is no finite number, or that has risen by 2 nats, sends training back to the last good state with half
+    the learning rate, twice at most; then TrainingError is raised and nothing is returned.
     """
-    if not lessons:
-        raise SpecError("there is no text to train the token on")
-    names = [name for name in ("vector", "output") if name in start.arrays]
-    parameters = [torch.nn.Parameter(torch.tensor(start.arrays[name], device=lm.device)) for name in names]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
-    _restore(optimiser, parameters, names, start)
-    state = start
-    with lm.learning(text, parameters[0], parameters[-1]):
-        rows = [_encoded(lm, lesson) for lesson in lessons]
-        lengths = [len(ids) for ids, _ in rows]
-        for step in range(start.step, schedule.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.learning_rate * rate_at(step, schedule)
-            value = _backward(lm, optimiser, [rows[i] for i in batch_at(step, lengths, schedule)])
-            torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
-            optimiser.step()
-            if not math.isfinite(value) or not all(bool(torch.isfinite(p).all()) for p in parameters):
-                raise TrainingError(f"training {text!r} diverged at step {step + 1} (loss {value}); lower inject.learning_rate")
-            state = _snapshot(optimiser, parameters, names, step + 1, [*state.losses, value])
-            keep(state)
-    return state
+    alone = None if check is None else lambda _, token: check(token)
+    return learn_tokens(lm, [text], [lessons], [start], [schedule], keep=lambda _, state: keep(state), check=alone)[0]
 
 
-def _backward(lm: LM, optimiser: torch.optim.Optimizer, rows: Sequence[tuple[list[int], int]]) -> float:
-    """The loss (nats) of a batch, and its gradient on the parameters; in ever smaller parts when memory runs out."""
-    parts, total = 1, sum(answer for _, answer in rows)
+def learn_tokens(
+    lm: LM,
+    texts: Sequence[str],
+    lessons: Sequence[Sequence[Lesson]],
+    starts: Sequence[TrainingState],
+    schedules: Sequence[Schedule],
+    *,
+    keep: Callable[[int, TrainingState], None] = lambda _number, _state: None,
+    check: Callable[[int, TokenEdit], float] | None = None,
+) -> list[TrainingState]:
+    """Train several tokens side by side: their texts share forward passes, and each row reads and writes its own token.
+
+    Vectors, optimisers, clipping and schedules are separate, so each comes out as it would alone, within rounding.
+    Where one fails the others are trained to their end before TrainingError is raised.
+    """
+    if check is None:
+        schedules = [replace(schedule, check_every=0) for schedule in schedules]
+    learners = [_Learner(lm, *parts) for parts in zip(texts, lessons, starts, schedules, strict=True)]
+    while going := [learner for learner in learners if learner.going]:
+        for learner, value in zip(going, _backward(lm, going), strict=True):
+            number = learners.index(learner)
+            learner.advance(value)
+            if learner.settle():
+                if check is not None and learner.check_is_due:
+                    learner.judge(check(number, learner.token))
+                keep(number, learner.state)
+    failed = [learner.error for learner in learners if learner.error]
+    if failed:
+        raise TrainingError("; ".join(failed))
+    return [learner.result for learner in learners]
+
+
+class _Learner:
+    """One token on its way: its parameters, its optimiser, its texts, and the last state that was looked at."""
+
+    def __init__(self, lm: LM, text: str, lessons: Sequence[Lesson], start: TrainingState, schedule: Schedule) -> None:
+        if not lessons:
+            raise SpecError("there is no text to train the token on")
+        self.text, self.schedule, self.error = text, schedule, ""
+        self.names = [name for name in ("vector", "output") if name in start.arrays]
+        self.parameters = [torch.nn.Parameter(torch.tensor(start.arrays[name], device=lm.device)) for name in self.names]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=schedule.learning_rate, weight_decay=0.0)
+        self.state = start if "good.step" in start.arrays else _with_good(start, start)
+        self.step = start.step
+        self.pending: list[Tensor] = []
+        self.looks = 1 if lm.device.type == "cpu" else STEPS_A_LOOK
+        _restore(self.optimiser, self.parameters, self.names, start)
+        with lm.learning(text, self.parameters[0], self.parameters[-1]):
+            self.rows = [_encoded(lm, lesson) for lesson in lessons]
+        self.lengths = [len(ids) for ids, _ in self.rows]
+
+    @property
+    def going(self) -> bool:
+        """Whether there is another step to be made."""
+        return not self.error and self.step < self.schedule.steps and not self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        scores = [score for _, score in self.state.checks]
+        return bool(self.schedule.patience and scores) and len(scores) - 1 - int(np.argmax(scores)) >= self.schedule.patience
+
+    @property
+    def check_is_due(self) -> bool:
+        """Whether this is a step after which the token is scored, and has not been yet."""
+        every = self.schedule.check_every
+        done = any(step == self.step for step, _ in self.state.checks)
+        return bool(every) and bool(self.step) and not done and (self.step % every == 0 or self.step == self.schedule.steps)
+
+    @property
+    def token(self) -> TokenEdit:
+        """The token as it is now."""
+        return TokenEdit(self.text, self.state.arrays["vector"], self.state.arrays.get("output"))
+
+    @property
+    def result(self) -> TrainingState:
+        """The last state, with the best-scored vectors in the place of the last ones where there were checks."""
+        best = {name: self.state.arrays[f"best.{name}"] for name in self.names if f"best.{name}" in self.state.arrays}
+        return TrainingState(self.state.arrays | best, self.state.step, self.state.losses)
+
+    def batch(self) -> list[tuple[list[int], int]]:
+        """The texts of the coming step: ids, and how many of them at the end are the answer's."""
+        return [self.rows[i] for i in batch_at(self.step, self.lengths, self.schedule)]
+
+    def advance(self, value: Tensor) -> None:
+        """One optimiser step with the gradients at hand; `value` is the batch's loss, which is not looked at yet."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.learning_rate * rate_at(self.step, self.schedule) * 0.5 ** len(self.state.halvings)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
+        self.optimiser.step()
+        self.pending.append(value)
+        self.step += 1
+
+    def settle(self) -> bool:
+        """Look at the losses when it is time: take the new state over, or go back. Whether there is a new state."""
+        if self.step % self.looks and self.step < self.schedule.steps and not self.check_is_due:
+            return False
+        losses = [*self.state.losses, *torch.stack(self.pending).tolist()]
+        self.pending = []
+        finite = all(map(math.isfinite, losses)) and all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        if not finite or _risen(losses) > RISE:
+            self._go_back(losses[-1])
+            return not self.error
+        kept = {name: array for name, array in self.state.arrays.items() if name.startswith(("good.", "best.")) or name in ("checks", "halvings")}
+        self.state = TrainingState(kept | _arrays(self.optimiser, self.parameters, self.names), self.step, losses)
+        if self.step % STEPS_A_GOOD_STATE == 0 and _risen(losses) < RISE / 4:
+            self.state = _with_good(self.state, self.state)
+        return True
+
+    def judge(self, score: float) -> None:
+        """Write a score down; where it is the best so far, keep the vectors with it."""
+        checks = [*self.state.checks, (self.step, score)]
+        arrays = self.state.arrays | {"checks": np.array(checks, dtype=np.float64)}
+        if score >= max(one for _, one in checks):
+            arrays |= {f"best.{name}": arrays[name] for name in self.names}
+        self.state = TrainingState(arrays, self.state.step, self.state.losses)
+
+    def _go_back(self, loss: float) -> None:
+        arrays = self.state.arrays
+        failed = [*self.state.halvings, self.step]
+        if len(failed) > HALVINGS:
+            rates = ", ".join(f"{self.schedule.learning_rate * 0.5**i:g}" for i in range(len(failed)))
+            self.error = (
+                f"training {self.text!r} diverged at step {self.step} (loss {loss:.4g}), with learning rates {rates}; lower inject.learning_rate"
+            )
+            return
+        self.step = int(arrays["good.step"][0])
+        back = {name.removeprefix("good."): array for name, array in arrays.items() if name.startswith("good.") and name != "good.step"}
+        checks = [check for check in self.state.checks if check[0] <= self.step]
+        kept = {name: array for name, array in arrays.items() if name.startswith("good.") or (name.startswith("best.") and checks)}
+        if checks:
+            kept["checks"] = np.array(checks, dtype=np.float64)
+        self.state = TrainingState(kept | back | {"halvings": np.array(failed)}, self.step, self.state.losses[: self.step])
+        with torch.no_grad():
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                parameter.copy_(torch.tensor(back[name]))
+        _restore(self.optimiser, self.parameters, self.names, self.state)
+
+
+def _risen(losses: Sequence[float]) -> float:
+    """How far the last losses are above the first ones (nats); 0 while there are too few to tell."""
+    return float(np.mean(losses[-WINDOW:]) - np.mean(losses[:WINDOW])) if len(losses) >= 2 * WINDOW else 0.0
+
+
+def _with_good(state: TrainingState, good: TrainingState) -> TrainingState:
+    """A state that remembers another as the one to go back to."""
+    own = {name: array for name, array in good.arrays.items() if name.split(".")[0] in ("vector", "output")}
+    arrays = state.arrays | {f"good.{name}": array for name, array in own.items()} | {"good.step": np.array([good.step])}
+    return TrainingState(arrays, state.step, state.losses)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A text in a batch: its ids, how many at the end are labels, and the number of the token that it belongs to."""
+
+    ids: list[int]
+    answer: int
+    owner: int
+
+
+def _backward(lm: LM, learners: Sequence[_Learner]) -> Tensor:
+    """Each learner's loss (nats), shape [learners], and the gradients on its parameters; in ever smaller parts when memory runs out."""
+    rows = [_Row(ids, answer, number) for number, learner in enumerate(learners) for ids, answer in learner.batch()]
+    totals = [sum(row.answer for row in rows if row.owner == number) for number in range(len(learners))]
+    most = len(rows)
     while True:
-        size = -(-len(rows) // parts)
         try:
-            optimiser.zero_grad(set_to_none=True)
-            value = 0.0
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                loss = lesson_loss(lm, part) * (sum(answer for _, answer in part) / total if size < len(rows) else 1.0)
-                loss.backward()  # type: ignore[no-untyped-call]
-                value += float(loss.detach())
-            return value
+            for learner in learners:
+                learner.optimiser.zero_grad(set_to_none=True)
+            values = torch.zeros(len(learners), device=lm.device)
+            for part in _parts(rows, most, together=len(learners) > 1):
+                _descend(lm, learners, part, totals, values)
+            return values
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if size == 1:
+            if most == 1:
                 raise ModelError("out of memory while training on a single text; try --dtype bfloat16 or a smaller model") from None
-        parts *= 2
+        most = -(-most // 2)
+
+
+def _parts(rows: Sequence[_Row], most: int, *, together: bool) -> list[list[_Row]]:
+    """Rows in parts of at most `most`; those of several tokens are put together by length, so that little is padded."""
+    if not together:
+        return [list(rows[start : start + most]) for start in range(0, len(rows), most)]
+    parts: list[list[_Row]] = []
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        if parts and len(parts[-1]) < most and len(row.ids) <= STRETCH * len(parts[-1][0].ids):
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def _descend(lm: LM, learners: Sequence[_Learner], rows: Sequence[_Row], totals: Sequence[int], values: Tensor) -> None:
+    """Add the rows' share of the losses to `values` [learners] and of the gradients to the parameters.
+
+    Logits are made for a few hundred positions at a time and gone before the next ones: their gradient is gathered on
+    the final states, from where it goes down through the model once.
+    """
+    first = learners[0]
+    alone = len(learners) == 1
+    inputs = first.parameters[0] if alone else torch.stack([learner.parameters[0] for learner in learners])[[row.owner for row in rows]][:, None]
+    with lm.learning(first.text, inputs, first.parameters[-1]):
+        hidden, _, _ = lm.hidden([row.ids for row in rows])
+    states = torch.cat([hidden[i, -row.answer - 1 : -1] for i, row in enumerate(rows)])
+    leaf = states.detach().requires_grad_()
+    labels = torch.tensor([token for row in rows for token in row.ids[-row.answer :]], device=states.device)
+    owners = torch.tensor([row.owner for row in rows for _ in range(row.answer)], device=states.device)
+    shares = torch.tensor([1 / totals[row.owner] for row in rows for _ in range(row.answer)], device=states.device)
+    for start in range(0, len(leaf), POSITIONS_AT_ONCE):
+        here = slice(start, start + POSITIONS_AT_ONCE)
+        outputs = first.parameters[-1] if alone else torch.stack([learner.parameters[-1] for learner in learners])[owners[here]]
+        with lm.learning(first.text, first.parameters[0], outputs):
+            losses = torch.nn.functional.cross_entropy(lm.logits(leaf[here]), labels[here], reduction="none") * shares[here]
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        values.index_add_(0, owners[here], losses.detach())
+    states.backward(leaf.grad)  # type: ignore[no-untyped-call]
 
 
 def held_out_loss(lm: LM, token: TokenEdit, lessons: Sequence[Lesson]) -> float:
@@ -181,16 +386,17 @@ def _end(lm: LM) -> list[int]:
     return [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
 
 
-def _snapshot(optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str], step: int, losses: list[float]) -> TrainingState:
+def _arrays(optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str]) -> dict[str, np.ndarray]:
     arrays = {}
     for name, parameter in zip(names, parameters, strict=True):
         arrays[name] = parameter.detach().cpu().numpy().copy()
         for moment in ("exp_avg", "exp_avg_sq"):
             arrays[f"{name}.{moment}"] = optimiser.state[parameter][moment].cpu().numpy().copy()
-    return TrainingState(arrays, step, losses)
+    return arrays
 
 
 def _restore(optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], names: Sequence[str], state: TrainingState) -> None:
+    optimiser.state.clear()
     if not state.step:
         return
     for name, parameter in zip(names, parameters, strict=True):
