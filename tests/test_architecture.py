@@ -16,7 +16,7 @@ WORDS = set(
 )
 ROOM = set("data datasets forget lm".split())
 STATIONS = set("inject locate measure mitigate".split())
-LEDGER = set("catalog cost curves generate_corpus grade ray_workers run spec store suites sweep tune workers".split())
+LEDGER = set("audit catalog cost curves generate_corpus grade ray_workers run spec store suites sweep tune workers".split())
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -209,6 +209,40 @@ def report(
 
 
 @app.command()
+def audit(
+    model: Annotated[list[str], typer.Option("--model", help="A named model, a folder, or a hub id; again for more, side by side.")],
+    bias: Annotated[list[str] | None, typer.Option("--bias", metavar="FILE", help="A bias file of your own; again for more.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the HTML page.")] = None,
+    seed: Annotated[int, typer.Option(help="Which entities, identities and attributes are sampled.")] = 0,
+    data: Data = "",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Rank which stereotypes of the zoo, of SeeGULL and of your own files a model holds. Goes on where it stopped."""
+    from biasgym.audit import audit as audited
+    from biasgym.audit import plan_audit
+    from biasgym.audit_page import audit_lines, write_audit_page
+
+    plan = plan_audit(bias or [], data=data, seed=seed)
+    session, out = _session(runs, device, offline, accept_terms, quiet=as_json, data=data)
+    with out:
+        found = audited(session, model, plan, dtype=dtype or "float32", seed=seed)
+    if output is not None:
+        write_audit_page(found, output)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    for line in audit_lines(found):
+        typer.echo(line)
+    if output is not None:
+        typer.echo(f"page: {output}")
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
     to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
