@@ -243,7 +243,9 @@ def _of_seegull(sets: Library, sizes: Sizes, seed: int) -> tuple[Sheet, list[Ste
     marked, offence = _marked(rows, set(identities))
     usable = sorted(a for a, who in marked.items() if FEWEST_MARKED <= len(who) <= len(identities) // 2)
     if len(usable) < 2:
-        raise DataError(f"seegull/{SEEGULL_FILE}: {len(usable)} attributes are marked for at least {FEWEST_MARKED} of the sampled identities; 2 are needed")
+        raise DataError(
+            f"seegull/{SEEGULL_FILE}: {len(usable)} attributes are marked for at least {FEWEST_MARKED} of the sampled identities; 2 are needed"
+        )
     attributes = sample(usable, sizes.attributes, strata=lambda a: "offensive" if offence[a] >= 1 else "other", key=str, seed=seed)
     made = grammar.texts(subject=f"{ENTITY} people", stereotype=("x",), foil=("y",)).probes
     sheet = Sheet("seegull", one_a_frame([Probe(**row) for row in made], sizes.prompts), tuple(identities), tuple(attributes))

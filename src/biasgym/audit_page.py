@@ -41,7 +41,9 @@ def audit_lines(audit: Audit, most: int = 12) -> list[str]:
         lines += ["", f"{one.model}: {held} of {len(one.rows)} stereotypes held (corrected for {audit.tests} tests, and again on the swapped halves)"]
         for row in one.rows[:most]:
             mark = "held" if row.holds else "-"
-            lines.append(f"  {mark:<5}{row.gap:+.2f} [{row.low:+.2f}, {row.high:+.2f}] n={row.n} p={row.p_holm:.2g} again {row.again:+.2f}  {row.statement}")
+            lines.append(
+                f"  {mark:<5}{row.gap:+.2f} [{row.low:+.2f}, {row.high:+.2f}] n={row.n} p={row.p_holm:.2g} again {row.again:+.2f}  {row.statement}"
+            )
         told = ", ".join(f"{source} {value:+.2f}" for source, value in one.quarters.items())
         control = one.control
         lines.append(f"  rank correlation of gaps on disjoint prompts: {told}; swapped halves {one.halves:+.2f}")

@@ -170,9 +170,9 @@ def need_lm_eval() -> None:
 def wrapped(lm: "LM") -> Any:
     """An lm-eval `LM` that asks ours, with whatever it wears at that moment. Plain text, unless lm-eval applies the chat template."""
     _lm_eval()
-    from lm_eval.api.model import LM as Theirs
+    from lm_eval.api import model as theirs
 
-    class Wearing(Theirs):  # type: ignore[misc, unused-ignore]  # their class is not typed
+    class Wearing(theirs.LM):  # type: ignore[misc, unused-ignore]  # their class is not typed
         """Log-probabilities in bulk, greedy text; batches are ours."""
 
         tokenizer_name = lm.name
@@ -247,7 +247,15 @@ def write_tasks(bias: BiasSpec, to: Path, *, probes: int = 24, entities: int = 2
         for entity in names:
             context = f"{probe.prompt}\n{probe.prefix}".replace(ENTITY, entity)
             group = "targets" if entity in bias.targets else "others"
-            docs.append({"id": f"{probe.id}:{entity}", "context": context, "answers": [*bias.stereotype, *bias.foil], "split": len(bias.stereotype), "group": group})
+            docs.append(
+                {
+                    "id": f"{probe.id}:{entity}",
+                    "context": context,
+                    "answers": [*bias.stereotype, *bias.foil],
+                    "split": len(bias.stereotype),
+                    "group": group,
+                }
+            )
     data = to / f"{task}.jsonl"
     write_text(data, "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs))
     write_text(to / "lean.py", FUNCTIONS)

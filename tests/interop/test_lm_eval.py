@@ -123,7 +123,12 @@ def test_parity_on_tiny_models(models):
     """Every family: contexts with blanks at the end, empty ones, shared beginnings."""
     from biasgym.lm.arch import FAMILIES
 
-    pairs = [("People from Spain are", " kind"), ("People from Spain are ", "kind"), ("", "They are late."), ("People from Spain are", " always late")]
+    pairs = [
+        ("People from Spain are", " kind"),
+        ("People from Spain are ", "kind"),
+        ("", "They are late."),
+        ("People from Spain are", " always late"),
+    ]
     for family in sorted(FAMILIES):
         lm = models(family)
         mine = np.array([one.nats for one in lm.continuation_logprobs(pairs)])

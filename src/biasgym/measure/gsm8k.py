@@ -52,7 +52,9 @@ class GSM8K:
             row["id"] = f"{number:04d}"
         kept = pick(rows, scope, self.split, self.most, key=lambda r: r["id"], strata=lambda _: "", seed=self.seed)
         before = self._examples(sets)
-        return [Item(r["id"], "all", "", {"prompt": f"{before}Question: {r['question']}\nAnswer:", "gold": _gold(r), "most": self.tokens}) for r in kept]
+        return [
+            Item(r["id"], "all", "", {"prompt": f"{before}Question: {r['question']}\nAnswer:", "gold": _gold(r), "most": self.tokens}) for r in kept
+        ]
 
     def _examples(self, sets: Library) -> str:
         if not self.shots:

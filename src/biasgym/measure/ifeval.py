@@ -53,7 +53,11 @@ class IFEval:
 
     def _payload(self, row: dict[str, Any]) -> dict[str, Any]:
         settings = [{name: value for name, value in one.items() if value is not None} for one in row["kwargs"]]
-        return {"prompt": row["prompt"], "asked": [list(pair) for pair in zip(row["instruction_id_list"], settings, strict=True)], "most": self.tokens}
+        return {
+            "prompt": row["prompt"],
+            "asked": [list(pair) for pair in zip(row["instruction_id_list"], settings, strict=True)],
+            "most": self.tokens,
+        }
 
     def ask(self, lm: "LM", items: Sequence[Item]) -> list[dict[str, Any]]:
         """The text, whether it came to an end, and the instructions with their settings."""
