@@ -48,8 +48,8 @@ class Sizes:
 
     prompts: int = 16
     entities: int = 28
-    identities: int = 48
-    attributes: int = 32
+    identities: int = 40
+    attributes: int = 20
     shuffles: int = 20
     draws: int = 2000
 

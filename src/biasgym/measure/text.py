@@ -81,7 +81,7 @@ class UserText:
 
 def pieces(text: str) -> list[str]:
     """Paragraphs, long ones cut at blanks; inner line breaks stay where nothing is cut."""
-    found = []
+    found: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         bare = paragraph.strip()
         found += [bare] if 0 < len(bare) <= LONGEST else textwrap.wrap(bare, LONGEST)
