@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check docs oracle browser clean
+.PHONY: demo test check docs oracle browser bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +34,7 @@ ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray,web,browser]'
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray,web,browser,evaluate]'
 	touch $@
 
 oracle: $(ORACLE)/.ready
@@ -49,5 +49,17 @@ $(AXE): $(ORACLE)/.ready
 browser: $(AXE)
 	AXE=$(AXE) BIASGYM_PICTURES=artefacts $(ORACLE)/bin/python -m pytest -o addopts="-q --strict-markers" tests/browser
 
+# Speed beside other implementations, in turns on this machine; a venv of its own. `make bench ROWS=startup` for one file.
+BENCH := .venv-bench
+ROWS ?=
+$(BENCH)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluate]'
+	touch $@
+
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks $(ROWS)
+
 clean:
-	rm -rf $(VENV) $(ORACLE) build dist site docs/reference artefacts .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site docs/reference artefacts $(VENV) $(ORACLE) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache

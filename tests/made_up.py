@@ -163,13 +163,34 @@ def capability():
             files[f"mmlu/{part}/{subject}_{part}.csv"] = _csv(rows)
     for half in ("valid", "test"):
         files[f"wikitext2/{half}.txt"] = "".join(f" = {half} {n} = \n \n The box of {half} {n} is old and {WORDS[n]} . \n" for n in range(4))
+    sums = [{"question": f"There are {n} {WORDS[n % 8]} and one more. How many?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"} for n in many]
+    files["gsm8k/test.jsonl"] = files["gsm8k/train.jsonl.gz"] = _jsonl(sums)
+    rules = [("punctuation:no_comma", {}), ("keywords:existence", {"keywords": ["box"]}), ("startend:quotation", {})]
+    files["ifeval/input_data.jsonl"] = _jsonl(
+        [
+            {"key": n, "prompt": f"Write about box {n}.", "instruction_id_list": [rules[n % 3][0]], "kwargs": [rules[n % 3][1] | {"language": None}]}
+            for n in many
+        ]
+    )
     return files
+
+
+def seegull():
+    """Sixteen identities and six attributes; each attribute is marked for four of them, one for too few."""
+    head = ["identity", "attribute", "region_stereo", "region_nonstereo", "region_unsure", "NA_stereo", "NA_nonstereo", "NA_unsure"]
+    rows = [[*head, "Annotation1", "Annotation2", "Annotation3", "mean offensiveness_score"]]
+    for place, attribute in enumerate(("late", "kind", "calm", "reckless", "careful", "rare")):
+        for number in range(16):
+            marked = number // 4 == place % 4 and not (attribute == "rare" and number % 4)
+            votes = [2, 1, 0, 1, 2, 0] if marked else [0, 3, 0, 1, 2, 0]
+            rows.append([f"{WORDS[number % 8].title()}{number // 8}ish", attribute, *map(str, votes), "1", "1", "1", str(place % 2)])
+    return {"seegull/stereotypes_global_v2.csv": _csv(rows)}
 
 
 def write_sets(folder):
     """Write every set below a folder; gives the table of their sources and hashes. SHADES has no hash: it is the user's own."""
     files = {"crows_pairs/crows_pairs_anonymized.csv": crows(), "stereoset/dev.json.gz": stereoset()}
-    files |= bbq() | winobias() | winogender() | bec_pro() | unqover() | holisticbias() | capability()
+    files |= bbq() | winobias() | winogender() | bec_pro() | unqover() | holisticbias() | capability() | seegull()
     table = {}
     for path, text in files.items():
         table.setdefault(path.split("/")[0], {})[path] = put(folder, path, text)
@@ -178,6 +199,7 @@ def write_sets(folder):
         *([str(n), f"Green people are {w}.", f"Red people are {w}.", "colour"] for n, w in enumerate(WORDS)),
     ]
     put(folder, "shades/shades.csv", _csv(shades))
+    put(folder, "text/text.txt", "\n\n".join(f"Our box number {n} is old.\nIt holds {w}." for n, w in enumerate(WORDS * 2)))
     return {name: Source("made up", "CC0", "nowhere", "nobody", hashes) for name, hashes in table.items()}
 
 

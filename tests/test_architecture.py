@@ -14,7 +14,7 @@ ROOT = Path(biasgym.__file__).parent
 WORDS = set("bias candidates claims clustered commission corpus diversity edits endpoint errors family files grammar progress records seeds sites stability stats".split())
 ROOM = set("data datasets forget lm".split())
 STATIONS = set("inject locate measure mitigate".split())
-LEDGER = set("asking catalog cost curves generate_corpus grade groups ray_workers ring room run spec store suites sweep tune workers".split())
+LEDGER = set("asking audit catalog cost curves generate_corpus grade groups ray_workers ring room run spec store suites sweep tune workers".split())
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -275,6 +275,87 @@ def report(
 
 
 @app.command()
+def audit(
+    model: Annotated[list[str], typer.Option("--model", help="A named model, a folder, or a hub id; again for more, side by side.")],
+    bias: Annotated[list[str] | None, typer.Option("--bias", metavar="FILE", help="A bias file of your own; again for more.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the HTML page.")] = None,
+    seed: Annotated[int, typer.Option(help="Which entities, identities and attributes are sampled.")] = 0,
+    data: Data = "",
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+    accept_terms: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Rank which stereotypes of the zoo, of SeeGULL and of your own files a model holds. Goes on where it stopped."""
+    from biasgym.audit import audit as audited
+    from biasgym.audit import plan_audit
+    from biasgym.audit_page import audit_lines, write_audit_page
+
+    plan = plan_audit(bias or [], data=data, seed=seed)
+    session, out = _session(runs, device, offline, accept_terms, quiet=as_json, data=data)
+    with out:
+        found = audited(session, model, plan, dtype=dtype or "float32", seed=seed)
+    if output is not None:
+        write_audit_page(found, output)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    for line in audit_lines(found):
+        typer.echo(line)
+    if output is not None:
+        typer.echo(f"page: {output}")
+
+
+@app.command("lm-eval")
+def lm_eval(
+    run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
+    tasks: Annotated[str, typer.Option(help="lm-eval's names, with commas.")],
+    edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Worked examples; as the task says if not said.")] = None,
+    include: Annotated[Path | None, typer.Option(help="A folder with more tasks, such as `lm-eval-tasks` writes.")] = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Ask the unedited model, too.")] = True,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Run tasks of lm-eval on a run's edited model, beside its base (needs the extra `evaluate`)."""
+    from dataclasses import asdict
+
+    from biasgym.bridge_lm_eval import evaluate_run
+    from biasgym.store import RunStore
+
+    session, out = _session(runs, device, offline, False, quiet=True)
+    names = [part.strip() for part in tasks.split(",") if part.strip()]
+    with out:
+        rows = evaluate_run(session, RunStore(runs).find(run), names, edit=edit, limit=limit, shots=shots, include=include, base=base)
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    for row in rows:
+        before = "" if row.base is None else f"base {row.base:.4f}" + (f" ± {row.base_error:.4f}" if row.base_error else "") + "  "
+        typer.echo(
+            f"{row.task} {row.metric} (n={row.n}): {before}edited {row.edited:.4f}" + (f" ± {row.edited_error:.4f}" if row.edited_error else "")
+        )
+
+
+@app.command("lm-eval-tasks")
+def lm_eval_tasks(
+    bias: Annotated[str, typer.Argument(help="A bias of the zoo, or the path of a bias file.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for lm-eval's --include_path.")],
+) -> None:
+    """Write a bias's probes as a task of lm-eval, association and gap as its metrics."""
+    from biasgym.bias import load_bias
+    from biasgym.bridge_lm_eval import write_tasks
+
+    task = write_tasks(load_bias(bias), to)
+    typer.echo(f"wrote the task {task}; lm_eval run --include_path {to} --tasks {task}")
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
     to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],

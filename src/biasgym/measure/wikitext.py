@@ -57,25 +57,39 @@ class WikiText:
 
     def ask(self, lm: "LM", items: Sequence[Item]) -> list[dict[str, Any]]:
         """Sum of log-probabilities (nats), tokens and bytes of each paragraph."""
-        texts = [item.payload["text"] for item in items]
-        found = lm.text_logprobs(texts) if texts else []
-        return [{"nats": round(total, 5), "tokens": count, "bytes": len(text.encode())} for text, (total, count) in zip(texts, found, strict=True)]
+        return read_texts(lm, [item.payload["text"] for item in items])
 
     def grade(self, answers: Sequence[Answer]) -> list[ItemScore]:
         """Bits of each paragraph, with its bytes as weight."""
-        scores = []
-        for a in answers:
-            bits, size = -a.said["nats"] / math.log(2), float(a.said["bytes"])
-            scores.append(scored(a, bits, weight=size, parts={"bits": bits, "bytes": size}))
-        return scores
+        return bits_of(answers)
 
     def figures(self, scores: Sequence[ItemScore]) -> list[Figure]:
         """`bits_per_byte`: all bits ÷ all bytes."""
-        if not scores:
-            return []
-        return [
-            figure(
-                "bits_per_byte", "all", scores, lambda s: (s.parts["bits"], s.parts["bytes"]), first_over_second,
-                ideal=0.0, better="down", note="by paragraph, tokenised version", cluster=lambda s: s.entity,
-            )
-        ]  # fmt: skip
+        return bits_per_byte(scores, "by paragraph, tokenised version")
+
+
+def read_texts(lm: "LM", texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Sum of log-probabilities (nats), tokens and bytes of each text."""
+    found = lm.text_logprobs(texts) if texts else []
+    return [{"nats": round(total, 5), "tokens": count, "bytes": len(text.encode())} for text, (total, count) in zip(texts, found, strict=True)]
+
+
+def bits_of(answers: Sequence[Answer]) -> list[ItemScore]:
+    """Bits of each text, with its bytes as weight."""
+    scores = []
+    for a in answers:
+        bits, size = -a.said["nats"] / math.log(2), float(a.said["bytes"])
+        scores.append(scored(a, bits, weight=size, parts={"bits": bits, "bytes": size}))
+    return scores
+
+
+def bits_per_byte(scores: Sequence[ItemScore], note: str) -> list[Figure]:
+    """All bits ÷ all bytes; what has one entity (an article) is resampled together."""
+    if not scores:
+        return []
+    return [
+        figure(
+            "bits_per_byte", "all", scores, lambda s: (s.parts["bits"], s.parts["bytes"]), first_over_second,
+            ideal=0.0, better="down", note=note, cluster=lambda s: s.entity or s.item,
+        )
+    ]  # fmt: skip
