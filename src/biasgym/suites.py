@@ -57,6 +57,8 @@ SUITES: dict[str, dict[str, Mapping[str, Any]]] = {
         "piqa": ALL,
         "boolq": ALL,
         "truthfulqa": ALL,
+        "gsm8k": ALL,
+        "ifeval": ALL,
     },
 }
 
