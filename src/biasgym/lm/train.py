@@ -23,7 +23,7 @@ STEPS_A_GOOD_STATE = 10  # how far apart the states are that a diverged training
 HALVINGS = 2
 RISE = 2.0  # nats: losses that are so much above the first ones have diverged
 WINDOW = 5  # losses that are averaged before that is said
-POSITIONS_AT_ONCE = 512  # of logits, so that memory does not grow with the batch times the vocabulary
+POSITIONS_AT_ONCE = 128  # of logits, so that memory does not grow with the batch times the vocabulary
 STRETCH = 1.25  # how much longer the longest row of a part may be than its shortest, when tokens are trained together
 
 
