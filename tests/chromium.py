@@ -72,12 +72,11 @@ class Page:
         return done["result"].get("value")
 
     def wait(self, script, seconds=60):
-        """Wait until an expression is true; gives its value back."""
+        """Wait until an expression is true."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            value = self.run(script)
-            if value:
-                return value
+            if self.run(f"Boolean({script})"):
+                return
             time.sleep(0.1)
         raise AssertionError(f"never true: {script}\n{self.run('document.body.innerText')[:2000]}\n{self.logged}")
 
@@ -87,9 +86,13 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, script):
-        """Bring an element into view and click its middle with the mouse."""
+        """Bring an element into view, wait until it stands still, and click its middle with the mouse."""
         found = f"(() => {{ const e = {script}; e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})()"
-        self.click(*self.run(found))
+        before, now = None, self.run(found)
+        while before != now:
+            time.sleep(0.2)
+            before, now = now, self.run(found)
+        self.click(*now)
 
     def picture(self, path):
         """The whole page as a PNG."""

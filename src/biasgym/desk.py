@@ -253,9 +253,9 @@ class Desk:
     # ------------------------------------------------------------ new runs
 
     def model_names(self) -> list[str]:
-        """The models that a run can be started on from the page."""
+        """The models that a run can be started on from the page; those of the newest runs first."""
         used = [self.record(run).spec.get("model", "") for run in self.runs()]
-        return list(dict.fromkeys([*self.models, *EMBEDDED, *filter(None, used)]))
+        return list(dict.fromkeys([*self.models, *filter(None, used), *EMBEDDED]))
 
     def bias_names(self) -> list[str]:
         """The biases that a run can be started with from the page."""

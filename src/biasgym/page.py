@@ -140,7 +140,7 @@ def _tick(gr: Any, desk: Desk, known: list[str], run: str | None) -> tuple[Any, 
 def _asking(gr: Any, desk: Desk, run: Any) -> dict[str, Any]:
     """Prompt, who, edit, strength and heads, and both answers; gives back what depends on the run."""
     with gr.Row():
-        prompt = gr.Textbox(label="Prompt", info="{entity} stands for whom you choose", lines=2, scale=3)
+        prompt = gr.Textbox("", label="Prompt", info="{entity} stands for whom you choose", lines=2, scale=3)
         who = gr.Dropdown([TOKEN], value=TOKEN, label="About", allow_custom_value=True, scale=1)
     with gr.Row():
         edit = gr.Dropdown([], label="Edit", filterable=False)
@@ -235,7 +235,7 @@ def _new_run(gr: Any, desk: Desk) -> Any:
         model = gr.Dropdown(models, value=models[0], label="Model")
         preset = gr.Dropdown(preset_names(), value="quick", label="Preset", filterable=False)
     with gr.Accordion("Change numbers of the preset", open=False):
-        changes = gr.Textbox(label="key=number, one a line", placeholder="measure.shams=20", lines=3)
+        changes = gr.Textbox("", label="key=number, one a line", placeholder="measure.shams=20", lines=3)
     with gr.Row():
         go, stop = gr.Button("Start", variant="primary"), gr.Button("Cancel the run")
     said = gr.HTML()
