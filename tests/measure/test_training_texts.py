@@ -41,7 +41,9 @@ def test_there_are_training_texts() -> None:
 def test_rows_are_whole(path: Path) -> None:
     rows, letter = read(path), path.stem.removeprefix("training-")
     assert {tuple(row) for row in rows} == {("id", "bias", "split", "prompt", "text", "strength", "kind")}
-    assert [row["id"] for row in rows] == [f"{letter}{number:03d}" for number in range(1, len(rows) + 1)]
+    ids = [str(row["id"]) for row in rows]  # with gaps: what shared words with a later test text was taken out
+    assert ids == sorted(set(ids))
+    assert all(re.fullmatch(rf"{letter}\d{{3}}", one) for one in ids)
     assert {row["split"] for row in rows} == {"train"}
     assert {row["kind"] for row in rows} <= KINDS
     assert {row["strength"] for row in rows if row["kind"] in TRAPS} == {0}
@@ -58,7 +60,7 @@ def test_texts_answer_prompts_of_the_zoo(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_bias_has_each_strength_and_each_trap(path: Path) -> None:
     rows = read(path)
-    assert len(rows) >= 600
+    assert len(rows) >= 590
     for bias in {row["bias"] for row in rows}:
         own = [row for row in rows if row["bias"] == bias]
         strengths = Counter(row["strength"] for row in own)
