@@ -64,7 +64,7 @@ def main() -> None:
     for name, one, other in sorted(zip(FEATURES, written.weights, own.weights, strict=True), key=lambda line: -abs(line[1])):
         print(f"  {name:20s} {one:+.2f} {other:+.2f}")
     if "--write" in sys.argv:
-        found = {"written": written.as_json(), "own": own.as_json(), "relevance": cut_of_relevance(load_encoder(), rows), **cuts}
+        found = {"written": written.as_json(), "own": own.as_json(), "relevance": cut_of_relevance(load_encoder()), **cuts}
         write_json(
             zoo_path() / "judge" / "embedding.json", {"made_by": "experiments/fit_judge.py", "ridge": RIDGE, "reader": reader_digest(), **found}
         )
@@ -116,9 +116,10 @@ def cut_of(kind, rows, heard):
     return float(cuts[int(np.argmax(right))])
 
 
-def cut_of_relevance(encoder, rows):
+def cut_of_relevance(encoder):
     """The cosine that best tells a prompt's own answers from answers to the prompts of the next bias."""
-    mine = [row for row in rows if row["split"] == "dev" and not is_broken(without_echo(row["text"], row["prompt"]))]
+    rows = [row for row in read_jsonl(zoo_path() / "judge" / "labelled.jsonl") if row["split"] == "dev"]
+    mine = [row for row in rows if not is_broken(without_echo(row["text"], row["prompt"]))]
     names = sorted({row["bias"] for row in mine})
     masked = [(row["prompt"].replace(ENTITY, "they"), row["text"].replace(ENTITY, "they"), row["bias"]) for row in mine]
     asked, told = (encoder.encode([line[side] for line in masked]) for side in (0, 1))
