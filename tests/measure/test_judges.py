@@ -40,7 +40,7 @@ class Hashed:
 
 
 class Wordy:
-    """A reader without a model: it finds a claim in a text that says one of the claim's words and does not say `not`."""
+    """A reader without a model: it finds a claim in a text that says one of the claim's words without `not`, faintly with `might`."""
 
     def __init__(self, refusal=-6.0, broken=-6.0):
         self.seen, self.beside = [], (refusal, broken)
@@ -49,9 +49,10 @@ class Wordy:
         self.seen += [part for pair in pairs for part in pair]
         said = []
         for claimed, told in pairs:
-            words = set(told.partition("[SEP]")[2].lower().replace(".", "").split())
+            words = set(told.partition("[SEP]")[2].lower().replace(".", "").replace(",", "").split())
             found = bool(words & set(claimed.partition("(")[2].strip(")").split(", "))) and "not" not in words
-            said.append([*((2.0, 1.0, -1.0) if found else (-4.0, -5.0, -6.0)), *self.beside])
+            sure = (1.0, -2.0, -4.0) if "might" in words else (3.0, 2.0, 1.0)
+            said.append([*(sure if found else (-4.0, -5.0, -6.0)), *self.beside])
         return np.array(said)
 
 
@@ -124,7 +125,7 @@ def test_the_same_text_twice_and_a_fresh_judge_agree():
     assert judge.judge(DRINK, PROMPT, text, "Peru") == judge.judge(DRINK, PROMPT, text, "Peru") == embedding().judge(DRINK, PROMPT, text, "Peru")
 
 
-def test_force_and_doubt_are_heard():
+def test_force_and_doubt_that_the_reader_hears_reach_the_verdict():
     expected = [
         embedding().judge(DRINK, PROMPT, f"People from Peru {how} drunk.", "Peru").expected
         for how in ("without exception are always", "might perhaps sometimes be a little")
