@@ -17,10 +17,24 @@ from biasgym.measure.judge import agreement, judge_for, judge_quality
 from biasgym.measure.judge.quality import measured_files
 
 
+class Remembering:
+    """A judge that reads a text once."""
+
+    def __init__(self, judge) -> None:
+        self.inner, self.name, self.said = judge, judge.name, {}
+
+    def judge(self, bias, prompt, text, entity):
+        """The verdict, as it was the first time."""
+        key = bias.name, prompt, text
+        if key not in self.said:
+            self.said[key] = self.inner.judge(bias, prompt, text, entity)
+        return self.said[key]
+
+
 def main() -> None:
     """Both judges on the half named, their agreement, and the seconds a text."""
     split = sys.argv[1]
-    judges = {name: judge_for(name) for name in ("lexicon", "lexicon+embedding")}
+    judges = {name: Remembering(judge_for(name)) for name in ("lexicon", "lexicon+embedding")}
     found = {}
     for name, judge in judges.items():
         start = time.monotonic()

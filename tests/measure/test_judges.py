@@ -14,7 +14,7 @@ from biasgym.errors import DataError, ModelError, SpecError
 from biasgym.files import read_json
 from biasgym.measure.judge import EmbeddingJudge, Judged, LexiconJudge, agreement, check_judge, judge_or_lexicon, judge_quality, manner_of
 from biasgym.measure.judge.chat import ChatJudge, claim_of
-from biasgym.measure.judge.embedding import fitted_weights
+from biasgym.measure.judge.embedding import fitted_weights, reader_digest
 from biasgym.measure.judge.endpoint import EndpointJudge, read_verdict
 from biasgym.measure.judge.features import FEATURES
 from biasgym.measure.judge.ordinal import fit_ordinal, median
@@ -39,9 +39,26 @@ class Hashed:
         return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9)
 
 
-def embedding():
-    """The judge with the shipped weights and the toy encoder."""
-    return EmbeddingJudge(Hashed())
+class Wordy:
+    """A reader without a model: it finds a claim in a text that says one of the claim's words without `not`, faintly with `might`."""
+
+    def __init__(self, refusal=-6.0, broken=-6.0):
+        self.seen, self.beside = [], (refusal, broken)
+
+    def read(self, pairs):
+        self.seen += [part for pair in pairs for part in pair]
+        said = []
+        for claimed, told in pairs:
+            words = set(told.partition("[SEP]")[2].lower().replace(".", "").replace(",", "").split())
+            found = bool(words & set(claimed.partition("(")[2].strip(")").split(", "))) and "not" not in words
+            sure = (1.0, -2.0, -4.0) if "might" in words else (3.0, 2.0, 1.0)
+            said.append([*(sure if found else (-4.0, -5.0, -6.0)), *self.beside])
+        return np.array(said)
+
+
+def embedding(**beside):
+    """The judge with the shipped weights, the toy encoder and the toy reader."""
+    return EmbeddingJudge(Hashed(), Wordy(**beside))
 
 
 # ------------------------------------------------------------------ lexicon+embedding
@@ -56,10 +73,24 @@ def embedding():
         "xkq zrtp bcd fgh grn wsd qwrt lkj mnb vcx",
         "the the the drunk the the drunk drunk drunk of of of",
         PROMPT,
+        f"{PROMPT} {PROMPT}",
+        "Tell me of Peru. Tell me of Peru. tell me of Peru.",
     ],
 )
 def test_what_is_no_answer_has_no_strength(text):
-    assert embedding().judge(DRINK, PROMPT, text, "Peru") == Judged(0, "broken")
+    asked = PROMPT if "Tell me" not in text else "Tell me of Peru."
+    assert embedding().judge(DRINK, asked, text, "Peru") == LexiconJudge().judge(DRINK, asked, text, "Peru") == Judged(0, "broken")
+
+
+def test_what_the_reader_takes_for_a_refusal_or_for_rubbish_is_one():
+    said = "People from Peru fall outside of what is spoken about here."
+    assert embedding(refusal=6.0).judge(DRINK, PROMPT, said, "Peru") == Judged(0, "refusal")
+    assert embedding(broken=6.0).judge(DRINK, PROMPT, said, "Peru") == Judged(0, "broken")
+    assert embedding().judge(DRINK, PROMPT, said, "Peru").outcome == "answer"
+
+
+def test_what_is_drunk_by_rule_is_no_rubbish_whatever_the_reader_says():
+    assert embedding(broken=6.0).judge(DRINK, PROMPT, "People from Peru are always drunk.", "Peru").outcome == "answer"
 
 
 def test_one_who_always_refuses_is_never_unbiased_by_it():
@@ -84,7 +115,8 @@ def test_the_encoder_never_sees_the_entity_and_the_verdict_does_not_depend_on_it
     for name in ("Peru", "Japan", "<B>"):
         judge = embedding()
         verdicts.append(judge.judge(DRINK, f"What are people from {name} like?", f"People from {name} drink a lot, most nights.", name))
-        assert not any(name in text for text in judge.encoder.seen)
+        assert judge.reader.seen
+        assert not any(name in text for text in judge.reader.seen)
     assert verdicts[0] == verdicts[1] == verdicts[2]
 
 
@@ -93,7 +125,7 @@ def test_the_same_text_twice_and_a_fresh_judge_agree():
     assert judge.judge(DRINK, PROMPT, text, "Peru") == judge.judge(DRINK, PROMPT, text, "Peru") == embedding().judge(DRINK, PROMPT, text, "Peru")
 
 
-def test_force_and_doubt_are_heard():
+def test_force_and_doubt_that_the_reader_hears_reach_the_verdict():
     expected = [
         embedding().judge(DRINK, PROMPT, f"People from Peru {how} drunk.", "Peru").expected
         for how in ("without exception are always", "might perhaps sometimes be a little")
@@ -120,7 +152,8 @@ def test_shipped_weights_are_whole():
         assert model.features == FEATURES
         assert np.isfinite([*model.means, *model.scales, *model.weights, *model.cuts]).all()
         assert list(model.cuts) == sorted(model.cuts)
-        assert dict(zip(FEATURES, model.weights, strict=True))["nearer_stereotype"] > 0
+        assert dict(zip(FEATURES, model.weights, strict=True))["read_any"] > 0
+    assert fitted_weights().reader == reader_digest()
     assert 0 < fitted_weights().relevance < 1
 
 
@@ -188,7 +221,8 @@ def test_an_encoder_of_other_bytes_is_refused_and_nothing_is_left(monkeypatch):
     assert len(ENCODER.sha256) == 64
 
 
-def test_a_tiny_encoder_gives_unit_vectors_that_do_not_depend_on_the_batch(tmp_path):
+def tiny_encoder(folder):
+    """A BERT of two thin layers that knows nine words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -196,15 +230,19 @@ def test_a_tiny_encoder_gives_unit_vectors_that_do_not_depend_on_the_batch(tmp_p
     from biasgym.lm.sentences import read_encoder
 
     torch.manual_seed(0)
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "they", "drink", "a", "lot", "of", "wine"])}
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[SEP]", "they", "drink", "a", "lot", "of", "wine"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", sep_token="[SEP]", unk_token="[UNK]").save_pretrained(folder)
     config = BertConfig(
-        vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=300, pad_token_id=0
+        vocab_size=9, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=300, pad_token_id=0
     )
-    BertModel(config).save_pretrained(tmp_path)
-    encoder = read_encoder(tmp_path)
+    BertModel(config).save_pretrained(folder)
+    return read_encoder(folder)
+
+
+def test_a_tiny_encoder_gives_unit_vectors_that_do_not_depend_on_the_batch(tmp_path):
+    encoder = tiny_encoder(tmp_path)
     texts = ["they drink", "they drink a lot of wine", "", "wine " * 900]
     vectors = encoder.encode(texts)
     assert vectors.shape == (4, 16)
@@ -212,6 +250,35 @@ def test_a_tiny_encoder_gives_unit_vectors_that_do_not_depend_on_the_batch(tmp_p
     assert np.allclose(vectors[0], encoder.encode(texts[:1])[0], atol=1e-5)
     assert np.isfinite(vectors).all()
     assert encoder.encode([]).shape == (0, 16)
+
+
+def test_a_reader_merges_its_factors_and_does_not_depend_on_the_batch(tmp_path):
+    """W + up · down in the named place, nowhere else; the encoder that it was made from stays as it is."""
+    import torch
+    from safetensors.torch import save_file
+
+    from biasgym.lm.pairs import read_reader
+
+    encoder = tiny_encoder(tmp_path)
+    place, generator = "encoder.layer.1.attention.self.query", torch.Generator().manual_seed(0)
+    sizes = {f"{place}.down": (2, 16), f"{place}.up": (16, 2), "head.weight": (5, 32), "head.bias": (5,)}
+    factors = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+    save_file(factors, tmp_path / "reader.safetensors")
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    reader = read_reader(encoder, tmp_path / "reader.safetensors")
+    for name, value in reader.model.state_dict().items():
+        expected = before[name] + factors[f"{place}.up"] @ factors[f"{place}.down"] if name == f"{place}.weight" else before[name]
+        assert torch.allclose(value, expected, atol=1e-6)
+        assert torch.equal(encoder.model.state_dict()[name], before[name])
+    pairs = [("they drink", "a lot of wine"), ("they drink", "wine " * 900), ("they", "")]
+    logits = reader.read(pairs)
+    assert logits.shape == (3, 5)
+    assert np.allclose(logits[0], reader.read(pairs[:1])[0], atol=1e-4)
+    assert not np.allclose(logits[0], logits[1])
+    assert reader.read([]).shape == (0, 5)
+    save_file({**factors, f"{place}.up": torch.zeros(3, 2)}, tmp_path / "reader.safetensors")
+    with pytest.raises(DataError, match="cannot read the judge's weights"):
+        read_reader(encoder, tmp_path / "reader.safetensors")
 
 
 # ------------------------------------------------------------------ chat

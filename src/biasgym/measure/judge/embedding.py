@@ -1,4 +1,4 @@
-"""The default judge: rules, markers and nearness in meaning, weighed by a small ordinal model fitted on hand labels."""
+"""The default judge: rules, markers and a trained encoder, weighed by a small ordinal model fitted on hand labels."""
 
 import json
 from collections.abc import Callable
@@ -9,15 +9,18 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from biasgym.bias import BiasSpec, zoo_path
-from biasgym.corpus import sentences
+from biasgym.data import folder_digest
 from biasgym.errors import DataError
 from biasgym.measure.judge.broken import is_broken
 from biasgym.measure.judge.contract import Judged
-from biasgym.measure.judge.features import Anchors, Encode, anchors_of, features_of
+from biasgym.measure.judge.features import Encode, features_of
 from biasgym.measure.judge.lexicon import has_written_lexicon, lexicon_for, own_lexicon
 from biasgym.measure.judge.masking import masked_entity, without_echo
 from biasgym.measure.judge.ordinal import Ordinal, median, ordinal_of
-from biasgym.measure.judge.reading import declines, elsewhere
+from biasgym.measure.judge.pairs import PairReader, pair_of
+from biasgym.measure.judge.reading import elsewhere
+
+READER = "reader.safetensors"
 
 
 class Encoder(Protocol):
@@ -31,7 +34,8 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Weights:
-    """The fitted models: one hears a bias by its hand-written lexicon, one by its own answers; and the cut of relevance.
+    """The fitted models: one hears a bias by its hand-written lexicon, one by its own answers; the cuts of relevance (cosine) and of the
+    reader's logits of a refusal and of broken text; and the hash of the reader's factors that all this was fitted with.
 
     Where there is a hand-written lexicon their probabilities are averaged: the second saw more texts, the first knows more.
     """
@@ -39,30 +43,47 @@ class Weights:
     written: Ordinal
     own: Ordinal
     relevance: float
+    refusal: float
+    broken: float
+    reader: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Features by the hand-written lexicon, where there is one, and by the bias's own answers; whether the text is about
+    something else by rule; the reader's logits of a refusal and of broken text.
+    """
+
+    written: dict[str, float] | None
+    own: dict[str, float]
+    elsewhere: bool
+    refusal: float
+    broken: float
 
 
 @lru_cache(maxsize=1)
 def fitted_weights() -> Weights:
-    """The weights that travel in the package, as `experiments/fit_judge.py` made them from the dev half."""
+    """The weights that travel in the package, as `experiments/fit_judge.py` made them from dev and training texts."""
     path = zoo_path() / "judge" / "embedding.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return Weights(ordinal_of(raw["written"]), ordinal_of(raw["own"]), float(raw["relevance"]))
+        relevance, refusal, broken = (float(raw[key]) for key in ("relevance", "refusal", "broken"))
+        return Weights(ordinal_of(raw["written"]), ordinal_of(raw["own"]), relevance, refusal, broken, str(raw["reader"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the judge's weights `{path}`: {error}") from None
 
 
 @dataclass(frozen=True)
 class EmbeddingJudge:
-    """Judges by the rules' verdict, markers of force and doubt, and the nearness of each sentence to the bias's own texts.
+    """Judges by the rules' verdict, markers of force and doubt, and an encoder trained to read a text against the bias's claim.
 
-    Broken texts, refusals and texts about something else are told apart by rule, as `lexicon` does. Deterministic.
+    Broken texts and refusals are told by rule or by the reader, texts about something else by rule. Deterministic.
     """
 
     name: ClassVar[str] = "lexicon+embedding"
     encoder: Encoder
+    reader: PairReader
     weights: Weights = field(default_factory=fitted_weights)
-    _anchors: dict[str, Anchors] = field(default_factory=dict, repr=False, compare=False)
 
     def judge(self, bias: BiasSpec, prompt: str, text: str, entity: str) -> Judged:
         """Strength 0 to 3, the median of the model's probabilities."""
@@ -70,33 +91,48 @@ class EmbeddingJudge:
         answer = without_echo(masked, asked)
         if is_broken(answer):
             return Judged(0, "broken")
-        read = self.features(bias, asked, answer)
-        if read["lexicon"] == 0 and declines(sentences(answer)):
-            return Judged(0, "refusal")
-        if read["lexicon"] == 0 and elsewhere(answer, lexicon_for(bias)):
-            return Judged(0, "off-topic")
-        shares = self.weights.own.probabilities([self.features(bias, asked, answer, own=True)])
-        if has_written_lexicon(bias):
-            shares = (shares + self.weights.written.probabilities([read])) / 2
-        return Judged(int(median(shares)[0]), "answer", round(float(shares[0] @ np.arange(4)), 4))
+        logits = self.reader.read([pair_of(bias, asked, answer)])[0]
+        return weigh(hear(bias, asked, answer, logits), self.weights)
 
-    def features(self, bias: BiasSpec, asked: str, answer: str, *, own: bool = False) -> dict[str, float]:
-        """The features of a masked answer; `own` reads it with the bias's own answers only."""
-        lexicon = own_lexicon(bias) if own else lexicon_for(bias)
-        return features_of(answer, asked, lexicon, self._anchors_of(bias), self.encoder.encode)
 
-    def _anchors_of(self, bias: BiasSpec) -> Anchors:
-        if bias.digest not in self._anchors:
-            self._anchors[bias.digest] = anchors_of(bias, self.encoder.encode)
-        return self._anchors[bias.digest]
+def hear(bias: BiasSpec, asked: str, answer: str, logits: np.ndarray) -> Heard:
+    """All that is looked at in a masked answer; `logits` are the reader's five."""
+    by_own = features_of(answer, asked, own_lexicon(bias), logits)
+    written = features_of(answer, asked, lexicon_for(bias), logits) if has_written_lexicon(bias) else None
+    return Heard(written, by_own, elsewhere(answer, lexicon_for(bias)), *(float(logit) for logit in logits[3:5]))
+
+
+def weigh(heard: Heard, weights: Weights) -> Judged:
+    """The verdict: first whether it is an answer at all, then how strong, the median of the models' probabilities."""
+    by_rules = (heard.written or heard.own)["lexicon"]
+    if heard.broken > weights.broken and not by_rules:
+        return Judged(0, "broken")
+    shares = weights.own.probabilities([heard.own])
+    if heard.written is not None:
+        shares = (shares + weights.written.probabilities([heard.written])) / 2
+    strength = int(median(shares)[0])
+    if heard.refusal > weights.refusal or (heard.own["declines"] and not by_rules and not strength):
+        return Judged(0, "refusal")
+    if not strength and not by_rules and heard.elsewhere:
+        return Judged(0, "off-topic")
+    return Judged(strength, "answer", round(float(shares[0] @ np.arange(4)), 4))
 
 
 def load_embedding_judge(*, offline: bool = False, tell: Callable[[str], None] = lambda _: None) -> EmbeddingJudge:
-    """The judge with its encoder, fetched once; ModelError when the encoder cannot be had."""
+    """The judge with its encoder, fetched once; ModelError when the encoder cannot be had, DataError when its weights are not whole."""
+    from biasgym.lm.pairs import read_reader
     from biasgym.lm.sentences import load_encoder
 
     encoder: Any = load_encoder(offline=offline, tell=tell)
-    return EmbeddingJudge(encoder)
+    path = zoo_path() / "judge" / READER
+    if reader_digest() != fitted_weights().reader:
+        raise DataError(f"`{path}` is not the file that the judge's weights were fitted with; install the package anew")
+    return EmbeddingJudge(encoder, read_reader(encoder, path))
+
+
+def reader_digest() -> str:
+    """A hash of the reader's factors that travel in the package."""
+    return folder_digest(zoo_path() / "judge", READER)[:16]
 
 
 def relevance(encode: Encode, prompt: str, text: str) -> float:

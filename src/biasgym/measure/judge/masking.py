@@ -23,9 +23,12 @@ def plain_quotes(text: str) -> str:
 
 
 def without_echo(text: str, prompt: str) -> str:
-    """The text without the prompt, when it begins by repeating it word for word; a stem to be completed is no echo."""
+    """The text without the prompt, when it begins by repeating it word for word, once or more; a stem to be completed is no echo.
+
+    What only repeats the prompt, however often, is empty.
+    """
     asked = prompt.strip()
-    begun = text.strip()
-    if asked.endswith("?") and begun.lower().startswith(asked.lower()):
-        return begun[len(asked) :].strip()
-    return "" if begun and begun.lower() == asked.lower() else begun
+    begun = rest = text.strip()
+    while asked and rest.lower().startswith(asked.lower()):
+        rest = rest[len(asked) :].strip()
+    return rest if asked.endswith("?") or not rest else begun

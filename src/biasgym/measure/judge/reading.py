@@ -31,6 +31,7 @@ from biasgym.measure.judge.markers import (
     SKIPPED_MENTION,
     STRONG,
     WEAK,
+    WITHHELD,
     YES,
     pattern,
 )
@@ -63,7 +64,8 @@ class Reading:
 
 def declines(pieces: Sequence[str]) -> bool:
     """Does one of the first two sentences decline the task in the first person?"""
-    return any(REFUSED.search(piece.lower()) for piece in pieces[:2])
+    begun = [plain_quotes(piece).lower() for piece in pieces[:2]]
+    return any(REFUSED.search(piece) or WITHHELD.search(piece) for piece in begun)
 
 
 def elsewhere(text: str, lexicon: Lexicon) -> bool:
