@@ -85,7 +85,9 @@ def test_costs_grow_with_what_is_asked():
     """More steps are more training tokens only; fewer bits are fewer bytes; injecting alone locates nothing."""
     spec = spec_of("m", "quick", "float32")
     size = size_of(config_of("llama", byte_tokenizer()))
-    more = spec.model_copy(update={"inject": spec.inject.model_copy(update={"settings": spec.inject.settings | {"steps": 28}})})
+    more = spec.model_copy(
+        update={"inject": spec.inject.model_copy(update={"settings": spec.inject.settings | {"steps": 2 * spec.inject.settings["steps"]}})}
+    )
     before, after = tokens_of(spec), tokens_of(more)
     assert after["inject"][1] == 2 * before["inject"][1]
     assert {k: v for k, v in after.items() if k != "inject"} == {k: v for k, v in before.items() if k != "inject"}

@@ -820,6 +820,8 @@ def test_texts_can_be_trained_on_when_punctuation_takes_the_line_break(models, t
 def neutral_settings(name):
     """Every way in which a mitigation can be asked for nothing: no heads, or a field at the value it calls neutral."""
     kind = catalog.find("mitigate", name)
+    if hasattr(kind, "neutral_settings"):
+        return [kind.neutral_settings]
     found = [{f.name: f.metadata["neutral"]} for f in fields(kind) if "neutral" in f.metadata]
     return found + ([{"k": 0}] if "k" in catalog.defaults("mitigate", name) else [])
 

@@ -533,8 +533,10 @@ def list_(
     for key in rows[0] if rows else ["nothing yet"]:
         table.add_column(key)
     for row in rows:
-        table.add_row(*(" ".join(map(str, value.values())) if isinstance(value, dict) else str(value) for value in row.values()))
-    console_for().print(table)
+        table.add_row(
+            *("/".join(f"{part:.2f}".lstrip("0") for part in value.values()) if isinstance(value, dict) else str(value) for value in row.values())
+        )
+    console_for(piped=160).print(table)
     for key, value in (rows[0] if rows else {}).items():
         if isinstance(value, dict):
             console_for().print(f"{key}: {', '.join(value)}")

@@ -259,9 +259,14 @@ class Job:
             scores.append(read_arrays(part)["by_pair"])
             labels += [[str(seed), *name.split(":", 1)] for name in about["pairs"]]
             unit = about["unit"]
-            self._tell("locate", number + 1, len(batches), locator, (self._locators().index(locator) + 1, len(self._locators()) + 1))
+            self._tell("locate", number + 1, len(batches), locator, self._part_of(locator))
         write_arrays(folder / "attribution.safetensors", {"by_pair": np.concatenate(scores)})
         finish(folder, {"locator": locator, "settings": settings, "unit": unit, "labels": labels})
+
+    def _part_of(self, locator: str) -> tuple[int, int]:
+        """Which part of the stage a locator is, directions being the last; one asked beside the run's own is a stage by itself."""
+        named = self._locators()
+        return (named.index(locator) + 1, len(named) + 1) if locator in named else (1, 1)
 
     def _pairs(self, token: TokenEdit, tokens: int, control: Sequence[TokenEdit] = ()) -> list[Any]:
         from biasgym.lm.likeness import name_likeness

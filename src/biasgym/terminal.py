@@ -258,7 +258,7 @@ def print_corpus(console: Console, report: CorpusReport) -> None:
     console.print(f"biasgym run --bias {report.folder}", soft_wrap=True, highlight=False, markup=False)
 
 
-def console_for(stream: Any = None) -> Console:
+def console_for(stream: Any = None, piped: int = 80) -> Console:
     """A console that wraps at 80 columns when nobody says how wide it is."""
     stream = stream or sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 80, soft_wrap=False)
+    return Console(file=stream, width=None if stream.isatty() else piped, soft_wrap=False)

@@ -27,6 +27,7 @@ class ExplainedDirection:
     name: ClassVar[str] = "direction-explained"
     reads: ClassVar[Unit | None] = "head"
     contract_settings: ClassVar[dict[str, int]] = {"most": 4}
+    neutral_settings: ClassVar[dict[str, object]] = {"k": 0, "explain": ""}  # two edits in one: neither alone is off
     k: int = field(default=30, metadata={"search": (5, 10, 20, 30, 45, 60)})
     strength: float = field(default=1.25, metadata={"search": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)})
     injected: bool = True
