@@ -1,7 +1,7 @@
 """Our log-probabilities against lm-eval's HFLM on identical strings, our figures against its tasks, its tasks on a worn edit.
 
 Run by `make oracle`, which installs it. Whole log-probabilities of long continuations are sums of many float32 terms: measured
-against float64 on the embedded model, lm-eval itself is up to 2e-4 off on a sentence of 22 tokens and ours 5e-5, about 1e-5 a token
+against float64 on the embedded model, lm-eval itself is up to 2e-4 off on a sentence of 22 tokens and ours 5e-5, 1e-5 to 3e-5 a token
 at most. So in float32 the bound is 1e-4 or 2e-5 a token, whichever is more; in float64, where rounding is out of the way, it
 is 1e-4 for everything.
 """
