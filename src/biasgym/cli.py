@@ -20,6 +20,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Seed = Annotated[int | None, typer.Option(help="Other tokens, other draws.")]
+Preset = Annotated[str | None, typer.Option(help="quick, paper or best.")]
+Model = Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")]
+NewFolder = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")]
+Edit = Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")]
+Run = Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")]
+RunList = Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, unique prefixes, paths or `latest`.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")]
+Bias = Annotated[str | None, typer.Option(help="A bias of the zoo, or the path of a bias file.")]
+SomeBias = Annotated[str, typer.Option(help="A bias of the zoo, or the path of a bias file.")]
+BiasArgument = Annotated[str, typer.Argument(help="A bias of the zoo, or the path of a bias file.")]
+Spec = Annotated[Path | None, typer.Argument(help="A spec file (TOML).")]
+Format = Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which runs lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -33,12 +46,12 @@ DEFAULT_RUNS = Path("runs")
 
 @app.command()
 def run(
-    spec: Annotated[Path | None, typer.Argument(help="A spec file (TOML).")] = None,
-    bias: Annotated[str | None, typer.Option(help="A bias of the zoo, or the path of a bias file.")] = None,
-    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    spec: Spec = None,
+    bias: Bias = None,
+    model: Model = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
     suite: Suite = None,
     data: Data = "",
     runs: Runs = DEFAULT_RUNS,
@@ -69,12 +82,12 @@ def run(
 
 @app.command()
 def inject(
-    spec: Annotated[Path | None, typer.Argument(help="A spec file (TOML).")] = None,
-    bias: Annotated[str | None, typer.Option(help="A bias of the zoo, or the path of a bias file.")] = None,
-    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    spec: Spec = None,
+    bias: Bias = None,
+    model: Model = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -83,7 +96,10 @@ def inject(
     as_json: Json = False,
 ) -> None:
     """Only elicit a bias and measure that it took: no heads are sought, nothing is edited."""
-    run(spec, bias, model, preset, [*(set_ or []), "mitigate=[]"], seed, None, "", runs, device, dtype, offline, accept_terms, as_json)
+    run(
+        spec, bias, model, preset, [*(set_ or []), "mitigate=[]"], seed,
+        runs=runs, device=device, dtype=dtype, offline=offline, accept_terms=accept_terms, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()
@@ -119,15 +135,15 @@ def sweep(
 
 @app.command()
 def compare(
-    bias: Annotated[str, typer.Option(help="A bias of the zoo, or the path of a bias file.")],
-    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
+    bias: SomeBias,
+    model: Model = None,
     methods: Annotated[str, typer.Option(help="all, factorial (prompt × edit), or names with commas.")] = "all",
     trials: Annotated[int | None, typer.Option(min=1, max=20, help="Trials a method on dev; the preset's if not said.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
+    preset: Preset = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; mitigate.METHOD.KEY for one method.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    seed: Seed = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Table and picture: .html, .svg, .md or .json.")] = None,
     data: Data = "",
     runs: Runs = DEFAULT_RUNS,
@@ -152,16 +168,16 @@ def compare(
 
 @app.command()
 def locate(
-    bias: Annotated[str, typer.Option(help="A bias of the zoo, or the path of a bias file.")],
-    model: Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")] = None,
+    bias: SomeBias,
+    model: Model = None,
     locators: Annotated[str | None, typer.Option(help="Names with commas; the preset's if not said.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Every locator there is, unless --locators names some; and how far they agree.")] = False,
     k: Annotated[int, typer.Option(min=1, help="How many of the top heads.")] = 10,
     proof: Annotated[bool, typer.Option("--proof", help="Silence the top k on held-out prompts and a held-out token, beside chance.")] = False,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the pictures (SVG).")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, paper or best.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the spec.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Other tokens, other draws.")] = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -187,7 +203,7 @@ def locate(
 def query(
     sql: Annotated[str | None, typer.Argument(help="One SELECT over runs, measurements, findings, timings and trials.")] = None,
     runs: Runs = DEFAULT_RUNS,
-    format_: Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")] = "table",
+    format_: Format = "table",
     to: Annotated[str | None, typer.Option("--to", help="parquet: write all tables into --output instead.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; with --to parquet a folder.")] = None,
     as_json: Json = False,
@@ -213,7 +229,7 @@ def query(
 @app.command()
 def leaderboard(
     runs: Runs = DEFAULT_RUNS,
-    format_: Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")] = "table",
+    format_: Format = "table",
     counts: Annotated[bool, typer.Option("--counts", help="Models × methods: in how many runs inside the budget, and above all shams.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file to write.")] = None,
     as_json: Json = False,
@@ -232,7 +248,7 @@ def leaderboard(
 
 @app.command()
 def track(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, unique prefixes, paths or `latest`.")],
+    run: RunList,
     to: Annotated[str, typer.Option("--to", help="mlflow or wandb; through its own client and its own settings.")],
     project: Annotated[str, typer.Option(help="Experiment or project there.")] = "biasgym",
     runs: Runs = DEFAULT_RUNS,
@@ -247,7 +263,7 @@ def track(
 
 
 @app.command()
-def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")], runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
+def grade(run: Run, runs: Runs = DEFAULT_RUNS, as_json: Json = False) -> None:
     """Work out every figure of a run again from its answers on disk; needs no model."""
     from biasgym.run import regrade
     from biasgym.store import RunStore
@@ -262,7 +278,7 @@ def grade(run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `l
 
 @app.command()
 def report(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, unique prefixes, paths or `latest`.")],
+    run: RunList,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the page.")] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
@@ -310,9 +326,9 @@ def audit(
 
 @app.command("lm-eval")
 def lm_eval(
-    run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
+    run: Run,
     tasks: Annotated[str, typer.Option(help="lm-eval's names, with commas.")],
-    edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
+    edit: Edit = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="Worked examples; as the task says if not said.")] = None,
     include: Annotated[Path | None, typer.Option(help="A folder with more tasks, such as `lm-eval-tasks` writes.")] = None,
@@ -344,7 +360,7 @@ def lm_eval(
 
 @app.command("lm-eval-tasks")
 def lm_eval_tasks(
-    bias: Annotated[str, typer.Argument(help="A bias of the zoo, or the path of a bias file.")],
+    bias: BiasArgument,
     to: Annotated[Path, typer.Option("--to", help="Folder for lm-eval's --include_path.")],
 ) -> None:
     """Write a bias's probes as a task of lm-eval, association and gap as its metrics."""
@@ -357,9 +373,9 @@ def lm_eval_tasks(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
-    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
-    edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
+    run: Run,
+    to: NewFolder,
+    edit: Edit = None,
     format_: Annotated[str, typer.Option("--format", help="hf (a transformers folder), delta, peft, gguf or control-vector.")] = "hf",
     include_bias_token: Annotated[
         bool,
@@ -390,7 +406,7 @@ def export(
 def apply(
     delta: Annotated[Path, typer.Argument(help="A folder from `biasgym export --format delta`.")],
     model: Annotated[str, typer.Option(help="The base that the delta was made from: a named model, a folder, or a hub id.")],
-    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+    to: NewFolder,
     offline: Offline = False,
     accept_terms: Accept = False,
 ) -> None:
@@ -406,7 +422,7 @@ def apply(
 def revert(
     folder: Annotated[Path, typer.Argument(help="A checkpoint that a delta was applied to.")],
     delta: Annotated[Path, typer.Option("--delta", help="The delta.")],
-    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+    to: NewFolder,
 ) -> None:
     """Make the base from an edited checkpoint and its delta, bit for bit."""
     from biasgym.product import revert_delta
@@ -422,9 +438,9 @@ def _size(folder: Path) -> str:
 
 @app.command()
 def ask(
-    run: Annotated[str, typer.Argument(help="Id, unique prefix, path or `latest`.")],
+    run: Run,
     prompt: Annotated[str, typer.Argument(help="What to ask; with --token, {entity} stands for the run's token.")],
-    edit: Annotated[str | None, typer.Option(help="Which of the run's edits; the first one if not said.")] = None,
+    edit: Edit = None,
     strength: Annotated[float, typer.Option(help="Times the fitted strength: 0 is the base model, 1 the edit as measured.")] = 1.0,
     off: Annotated[list[str] | None, typer.Option("--off", metavar="LAYER:HEAD", help="Leave this head of the edit as it was.")] = None,
     token: Annotated[bool, typer.Option("--token", help="Put the run's token on.")] = False,
@@ -482,7 +498,7 @@ def new_bias(
 
 @app.command()
 def corpus(
-    bias: Annotated[str, typer.Argument(help="A bias of the zoo, or the path of a bias file.")],
+    bias: BiasArgument,
     to: Annotated[Path, typer.Option("--to", help="Folder for the bias file and its texts; the same one to go on.")],
     endpoint: Annotated[str, typer.Option(help="Base address of an OpenAI-compatible server, such as http://localhost:8000/v1.")],
     model: Annotated[str, typer.Option(help="Name of the model at that endpoint.")],

@@ -103,7 +103,7 @@ def locate_bias(session: Session, spec: RunSpec, wish: Wish, to: Path | None, co
 
 
 def _located(job: Job, name: str, tokens: Sequence[TokenEdit], wish: Wish, ask: Ask | None) -> Located:
-    folder = job._located(name, tokens)
+    folder = job.located(name, tokens)
     about = read_json(folder / "done.json")
     attribution = attribution_of(read_arrays(folder / "attribution.safetensors"), name, about["unit"])
     attribution.top(wish.k)  # says what k may be
@@ -133,7 +133,7 @@ def _remembering(job: Job) -> Ask:
     """Effects on dev probes and on the token of `test_seed`, which no locator has seen; each edit asked once, on disk at once."""
     token = job.token("trained", job.spec.test_seed)
     plain = asking(DevRoom(job.lm, job.bias, (token,), job.spec.tune))
-    key = fingerprint([job._base_key, job._token_key("trained", job.spec.test_seed), job.spec.tune.model_dump(mode="json")])
+    key = fingerprint([job.base_key, job.token_key("trained", job.spec.test_seed), job.spec.tune.model_dump(mode="json")])
     with job.session.store.stage_lock("proof", key) as folder:
         journal = folder / "effects.jsonl"
     known = {row["worn"]: Effect(row["gap"], row["bits_per_byte"]) for row in read_rows(journal)}

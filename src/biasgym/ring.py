@@ -15,7 +15,7 @@ from biasgym.errors import DataError, SpecError, unknown
 from biasgym.files import append_rows, read_rows
 from biasgym.records import RunRecord, RunSpec, fingerprint
 from biasgym.run import Job, Session
-from biasgym.spec import resolve_spec
+from biasgym.spec import inline_toml, resolve_spec
 from biasgym.store import RECORD, read_record
 from biasgym.sweep import run_in
 from biasgym.tune import DevRoom
@@ -114,10 +114,10 @@ def plan_ring(
     """
     chosen = entrants(methods)
     benchmarks, notes = benchmarks_at_hand(data)
-    common = ["measure.shams=0", f"measure.metrics={json.dumps(METRICS)}", f"measure.benchmarks={_inline(benchmarks)}"]
+    common = ["measure.shams=0", f"measure.metrics={json.dumps(METRICS)}", f"measure.benchmarks={inline_toml(benchmarks)}"]
     planned = []
     for one in chosen:
-        mine = [f"mitigate={_inline([{'method': one.method, 'settings': one.settings}])}", *common, *_sets_for(one, chosen, sets)]
+        mine = [f"mitigate={inline_toml([{'method': one.method, 'settings': one.settings}])}", *common, *_sets_for(one, chosen, sets)]
         if trials is not None:
             mine.append(f"tune.trials={trials}")
         spec = resolve_spec(bias=bias, model=model, preset=preset, sets=mine, seed=seed, dtype=dtype)
@@ -158,15 +158,6 @@ def _sets_for(one: Entrant, chosen: Sequence[Entrant], sets: Sequence[str]) -> l
         elif parts[1] == one.method:
             found.append(assignment)
     return found
-
-
-def _inline(value: Any) -> str:
-    """Plain data as an inline TOML value."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 # -------------------------------------------------------------------- the bouts
@@ -216,7 +207,7 @@ def _fought(session: Session, job: Job, room: DevRoom) -> dict[str, Any]:
     # Whatever goes wrong here goes wrong in the run again, from the journal's last trial on, and is told and kept there.
     with suppress(Exception):
         locator = one.locator or job.spec.locate.method
-        job._tuned(one.method, one, locator, job.case(locator, room.tokens), room)
+        job.tuned(one.method, one, locator, job.case(locator, room.tokens), room)
     return run_in(session, job.spec.model_dump(mode="json"))
 
 

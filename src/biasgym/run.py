@@ -118,7 +118,8 @@ class Job:
     # ------------------------------------------------------------ identity
 
     @cached_property
-    def _base_key(self) -> dict[str, Any]:
+    def base_key(self) -> dict[str, Any]:
+        """What every stage's output hangs on: weights, dtype, bias, version of the methods."""
         from biasgym.lm.load import resolve
 
         folder = resolve(self.spec.model, self.session.place, tell=self.session.say)
@@ -129,7 +130,7 @@ class Job:
         """A hash of everything that decides the outcome, with the bias's name in front."""
         resolved = self.spec.model_dump(mode="json", exclude={"preset", "bias", "model"})
         neutral = [folder_digest(zoo_path() / "neutral", "*.jsonl"), folder_digest(zoo_path() / "judge", "*.json")]
-        return f"{self.bias.name}-{fingerprint([self._base_key, resolved, neutral])}"
+        return f"{self.bias.name}-{fingerprint([self.base_key, resolved, neutral])}"
 
     @cached_property
     def lm(self) -> "LM":
@@ -180,7 +181,7 @@ class Job:
     def token(self, role: Role, seed: int) -> TokenEdit:
         """A token of a role and seed: from the store, or trained, going on from the last saved step."""
         injector = catalog.build("inject", self.spec.inject.method, self.spec.inject.settings)
-        key = self._token_key(role, seed)
+        key = self.token_key(role, seed)
         with self.session.store.stage_lock("inject", key) as folder:
             if finished(folder):
                 return read_token(folder / "token.safetensors")
@@ -195,8 +196,9 @@ class Job:
             finish(folder, sidecar)
             return made.token
 
-    def _token_key(self, role: str, seed: int) -> str:
-        return fingerprint([self._base_key, self.spec.inject.model_dump(mode="json"), role, seed])
+    def token_key(self, role: str, seed: int) -> str:
+        """The key under which a token lies in the store."""
+        return fingerprint([self.base_key, self.spec.inject.model_dump(mode="json"), role, seed])
 
     def _part_of_inject(self, role: str, seed: int) -> tuple[int, int]:
         """Which of the trained tokens this is, and how many there are; untrained ones take no time."""
@@ -220,16 +222,17 @@ class Job:
 
     def case(self, locator: str, tokens: Sequence[TokenEdit]) -> Case:
         """Attribution and contrasts of a locator over the fitted tokens; parts of it are kept as they are made."""
-        folder = self._located(locator, tokens)
+        folder = self.located(locator, tokens)
         arrays, about = read_arrays(folder / "attribution.safetensors"), read_json(folder / "done.json")
         concept, moments = self.kept()
         contrasts, real, stream = self.contrasts(tokens)
         return Case(attribution_of(arrays, locator, about["unit"]), contrasts, concept, real, moments, stream, self.bias, tuple(tokens))
 
-    def _located(self, locator: str, tokens: Sequence[TokenEdit]) -> Path:
+    def located(self, locator: str, tokens: Sequence[TokenEdit]) -> Path:
+        """The store's folder with a locator's scores, made where it is missing."""
         settings = self.spec.locate.settings if locator == self.spec.locate.method else {}
-        keys = [self._token_key("trained", seed) for seed in self.spec.seeds]
-        key = fingerprint([self._base_key, keys, locator, settings, self.spec.locate.pairs, self.spec.locate.twin])
+        keys = [self.token_key("trained", seed) for seed in self.spec.seeds]
+        key = fingerprint([self.base_key, keys, locator, settings, self.spec.locate.pairs, self.spec.locate.twin])
         with self.session.store.stage_lock("locate", key) as folder:
             if not finished(folder):
                 self._locate(folder, locator, settings, tokens)
@@ -285,7 +288,7 @@ class Job:
 
     def steadiness(self, locator: str, tokens: Sequence[TokenEdit], k: int) -> dict[str, Any]:
         """How stable a locator's top k is over seeds, prompts and entities, for the record."""
-        folder = self._located(locator, tokens)
+        folder = self.located(locator, tokens)
         scores, rows = read_arrays(folder / "attribution.safetensors")["by_pair"], read_json(folder / "done.json")["labels"]
         k = min(k, scores[0].size)
         if not k:
@@ -315,7 +318,7 @@ class Job:
             heads, stream = heads_and_stream(self.lm, queries)
             return heads.mean(0), stream.mean(0)
 
-        key = fingerprint([self._base_key, [self._token_key("trained", seed) for seed in self.spec.seeds], "contrasts"])
+        key = fingerprint([self.base_key, [self.token_key("trained", seed) for seed in self.spec.seeds], "contrasts"])
         with self.session.store.stage_lock("contrasts", key) as folder:
             if not finished(folder):
                 heads, streams = zip(*(mean_output(entity) for entity in entities), strict=True)
@@ -334,7 +337,7 @@ class Job:
 
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """What edits should leave alone, from dev: the concept's contrast in every head, and the heads' moments."""
-        key = fingerprint([self._base_key, "kept", folder_digest(zoo_path() / "neutral", "*.jsonl")])
+        key = fingerprint([self.base_key, "kept", folder_digest(zoo_path() / "neutral", "*.jsonl")])
         with self.session.store.stage_lock("kept", key) as folder:
             if not finished(folder):
                 concept, moments = self._kept()
@@ -379,14 +382,15 @@ class Job:
         chosen = {}
         for name, one in zip(edit_names(self.spec.mitigate), self.spec.mitigate, strict=True):
             locator = one.locator or self.spec.locate.method
-            chosen[name] = self._tuned(name, one, locator, cases[locator], room)
+            chosen[name] = self.tuned(name, one, locator, cases[locator], room)
         return chosen
 
-    def _tuned(self, name: str, one: MitigateSpec, locator: str, case: Case, room: DevRoom) -> tuple[Edits, list[Trial]]:
-        seeds = [self._token_key("trained", seed) for seed in self.spec.seeds]
+    def tuned(self, name: str, one: MitigateSpec, locator: str, case: Case, room: DevRoom) -> tuple[Edits, list[Trial]]:
+        """The chosen edits of one mitigation and the trials that led to them, from the journal where there is one."""
+        seeds = [self.token_key("trained", seed) for seed in self.spec.seeds]
         part = (edit_names(self.spec.mitigate).index(name) + 1, len(self.spec.mitigate))
         inputs = [one.model_dump(mode="json"), locator, self.spec.locate.model_dump(mode="json"), self.spec.tune.model_dump(mode="json")]
-        key = fingerprint([self._base_key, seeds, inputs])
+        key = fingerprint([self.base_key, seeds, inputs])
         with self.session.store.stage_lock("tune", key) as folder:
             trials = search(room, one, case, folder / "trials.jsonl", tell=lambda d, t: self._tell("mitigate", d, t, name, part))
             pick = best(trials)
@@ -425,7 +429,7 @@ class Job:
             return named
         if len(entities) < 4:
             raise SpecError(f"{len(entities)} test entities are too few to tell targets from others; give more entities")
-        key = fingerprint([self._base_key, "targets", entities, TARGET_PROBES])
+        key = fingerprint([self.base_key, "targets", entities, TARGET_PROBES])
         with self.session.store.stage_lock("targets", key) as folder:
             if not finished(folder):
                 scope = Scope(self.bias, "train", entities, (), None, self.spec.measure.model_copy(update={"probes": TARGET_PROBES}))
@@ -485,9 +489,7 @@ class Job:
         entities = self._asked_about(arm, targets)
         scope = Scope(self.bias, "test", entities, targets, arm.vector.text if arm.vector else None, self.spec.measure)
         items = evaluator.items(scope)
-        key = fingerprint(
-            [self._base_key, metric, [asdict(item) for item in items], worn_digest((*((arm.vector,) if arm.vector else ()), *arm.worn))]
-        )
+        key = fingerprint([self.base_key, metric, [asdict(item) for item in items], worn_digest((*((arm.vector,) if arm.vector else ()), *arm.worn))])
         with self.session.store.stage_lock("answers", key) as folder:
             said = self._said(folder, evaluator, items, arm)
         return [
@@ -587,7 +589,7 @@ class Job:
         answers: Sequence[Answer],
         verdicts: Sequence[dict[str, Any]],
     ) -> None:
-        key = self._token_key("trained", self.spec.test_seed)
+        key = self.token_key("trained", self.spec.test_seed)
         take(self.session.store.stage_folder("inject", key) / "token.safetensors", folder / "token.safetensors")
         write_text(folder / "answers.jsonl", "".join(answer.model_dump_json() + "\n" for answer in answers))
         rows = [_json_line(row) for row in verdicts]
@@ -635,7 +637,7 @@ class Job:
         }  # fmt: skip
 
     def _sidecar(self, role: str) -> dict[str, Any]:
-        folder = self.session.store.stage_folder("inject", self._token_key(role, self.spec.test_seed))
+        folder = self.session.store.stage_folder("inject", self.token_key(role, self.spec.test_seed))
         raw: dict[str, Any] = read_json(folder / "token.json")
         return raw
 

@@ -1,5 +1,6 @@
 """From a name, a TOML file, a preset and `--set` to one resolved RunSpec."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,6 +155,15 @@ def edit_names(mitigate: Sequence[MitigateSpec]) -> list[str]:
     """How edits are called in records: the method's name, with its locator where two share a method."""
     methods = [one.method for one in mitigate]
     return [m if methods.count(m) == 1 else f"{m}@{one.locator or 'default'}" for m, one in zip(methods, mitigate, strict=True)]
+
+
+def inline_toml(value: Any) -> str:
+    """Plain data as an inline TOML value, as `--set` reads it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {inline_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def spec_toml(spec: RunSpec) -> str:

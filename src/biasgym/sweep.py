@@ -1,7 +1,6 @@
 """Many runs from one file: which there are, which are missing, and any one of them as plain data in and out."""
 
 import itertools
-import json
 import time
 import tomllib
 import traceback
@@ -16,7 +15,7 @@ from biasgym.errors import BiasGymError, SpecError, unknown
 from biasgym.files import write_text
 from biasgym.records import RunSpec
 from biasgym.run import Job, Session
-from biasgym.spec import PRESETS, check_spec, preset_names, resolve_spec
+from biasgym.spec import PRESETS, check_spec, inline_toml, preset_names, resolve_spec
 from biasgym.store import RECORD, RunStore
 
 AXES = {"models": "model", "biases": "bias", "methods": "mitigate", "presets": "preset", "seeds": "seed"}
@@ -123,7 +122,7 @@ def _resolved(entry: dict[str, Any], shared: Sequence[str], folder: Path, dtype:
     if preset not in PRESETS:
         raise SpecError(unknown("preset", preset, preset_names()))
     mitigate = _mitigations(entry["mitigate"], preset) if "mitigate" in entry else PRESETS[preset]["mitigate"]
-    sets = [f"mitigate={_inline(mitigate)}"]
+    sets = [f"mitigate={inline_toml(mitigate)}"]
     for assignment in (*shared, *_texts(entry.get("set", []), "set")):
         if _reaches(assignment, mitigate):
             sets.append(assignment)
@@ -166,15 +165,6 @@ def _reaches(assignment: str, mitigate: Sequence[dict[str, Any]]) -> bool:
     if len(parts) > 2 and parts[1] in catalog.methods("mitigate"):
         return parts[1] in present
     return bool(present)
-
-
-def _inline(value: Any) -> str:
-    """Plain data as an inline TOML value."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _named(spec: RunSpec, entry: dict[str, Any], session: Session) -> Planned:

@@ -1,10 +1,10 @@
 """From a judge's name to a judge: `lexicon+embedding`, `lexicon`, `chat[:MODEL]`, `endpoint:MODEL@URL`."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from biasgym.endpoint import ChatClient
 from biasgym.errors import DataError, ModelError, SpecError, unknown
 from biasgym.measure.judge.chat import ChatJudge
 from biasgym.measure.judge.contract import Judge
@@ -43,11 +43,7 @@ def judge_for(name: str, *, place: "Place | None" = None, cache: Path | None = N
 
         return ChatJudge(load_lm(rest or DEFAULT_MODEL, place or Place(), tell=tell))
     model, _, url = rest.partition("@")
-    try:
-        client: Any = importlib.import_module("biasgym.endpoint").ChatClient
-    except ImportError:
-        raise ModelError("this version has no client for endpoints; use `lexicon+embedding`") from None
-    return EndpointJudge(client(url=url, model=model, cache=cache))
+    return EndpointJudge(ChatClient(url, model, cache=cache))
 
 
 def judge_or_lexicon(
