@@ -109,6 +109,12 @@ def test_words_ledger_and_stations_import_without_torch():
     assert done.returncode == 0, done.stderr[-800:]
 
 
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "biasgym", "--help"], capture_output=True, text=True, env=_env(), check=False)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert "inject" in done.stdout
+
+
 def _env():
     return {**os.environ, "PYTHONPATH": str(ROOT.parent)}
 
