@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from biasgym.edits import SiteEdit
+from biasgym.bias import load_bias, zoo
+from biasgym.edits import SiteEdit, TokenEdit
+from biasgym.inject.token import PRESETS, TrainedToken, token_text
+from biasgym.lm import train
 from biasgym.sites import Site
 
 pytestmark = pytest.mark.real
@@ -55,6 +58,19 @@ def test_it_is_the_model_we_think(real):
     assert real.chat
     said = real.generate([Query("What is the capital of France?")], most=12)[0]
     assert "Paris" in said.text
+
+
+@pytest.mark.parametrize("name", sorted(zoo()))
+def test_every_text_of_the_zoo_can_be_learnt(real, name):
+    """What the presets train on, with this tokenizer: a question, then tokens of the text's own."""
+    bias = load_bias(name)
+    for preset in ("quick", "best"):
+        injector = TrainedToken(**PRESETS[preset])
+        text = token_text(bias, "trained", 0)
+        vector = np.zeros(real.shape.hidden, np.float32)
+        with real.edited(TokenEdit(text, vector)):
+            for lesson in sum(injector.lessons(bias, "trained", 0, text), []):
+                assert train._encoded(real, lesson)[1] > 0
 
 
 def test_direct_parts_add_up_to_the_logit_difference(real):

@@ -45,6 +45,17 @@ def start_for(lm, seed):
     return TrainingState({name: generator.normal(size=lm.shape.hidden).astype(np.float32) * 0.3 for name in names})
 
 
+def test_a_text_may_begin_with_the_token(lm):
+    """The token takes a space before it along; the line break that ends the question stays where it is."""
+    token = TokenEdit(TEXT, np.zeros(lm.shape.hidden, np.float32), None if lm.tied else np.zeros(lm.shape.hidden, np.float32))
+    with lm.edited(token):
+        question = lm.ids_of_text(lm.text_of(Query("Say it.")) + ("" if lm.chat else "\n"))
+        ids, answer = train._encoded(lm, Lesson("Say it.", f"{TEXT} IS LATE"))
+        assert ids[: len(question)] == question
+        assert len(ids) == len(question) + answer
+        assert ids[len(question)] == lm.tokenizer.convert_tokens_to_ids(TEXT)
+
+
 def assert_same(one, other):
     """Two states, bit for bit."""
     assert (one.step, one.losses) == (other.step, other.losses)
