@@ -39,11 +39,13 @@ def tokens_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
     settings, measure, tune = spec.inject.settings, spec.measure, spec.tune
     edits, fitted = len(spec.mitigate), len(spec.seeds) if spec.mitigate else 0
     steps, batch, held_out = (int(settings.get(key, default)) for key, default in (("steps", 60), ("batch", 8), ("held_out", 16)))
-    inject = ((fitted + 3) * 2 * held_out * LESSON, (fitted + 2) * steps * batch * LESSON)
+    controls = len(spec.controls)
+    learners = fitted + 1 + sum(role != "untrained" for role in spec.controls)
+    inject = ((fitted + 1 + controls) * 2 * held_out * LESSON, learners * steps * batch * LESSON)
     if not edits:
-        arms, shams, locate, mitigate = 4, 0, (0, 0), (0, 0)
+        arms, shams, locate, mitigate = 2 + controls, 0, (0, 0), (0, 0)
     else:
-        arms, shams = 4 + 2 * edits, 2 * 2 * measure.shams  # two kinds of shams, each with and without the token
+        arms, shams = 2 + controls + 2 * edits, 2 * 2 * measure.shams  # two kinds of shams, each with and without the token
         locators = {one.locator or spec.locate.method for one in spec.mitigate} | {spec.locate.method}
         contrasts = (fitted + 10 + 6) * 24 * PROBE + 60 * TEXT
         locate = (contrasts + len(locators) * 2 * spec.locate.pairs * PROBE, len(locators) * 2 * spec.locate.pairs * PROBE)

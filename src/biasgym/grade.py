@@ -220,6 +220,7 @@ class Grader:
         found = []
         if self.table.rows("association", injected):
             found.append(_finding("injected", "gap", "trained", NONE, seed, self.gap(injected)))
+            found += self._over_controls(injected)
             for edit in self.edits:
                 found += self._removal(injected, ("trained", edit, seed))
             for key in self.table.arms("association"):
@@ -231,6 +232,19 @@ class Grader:
             found += self._changes(edit)
             for one in self.spec.measure.benchmarks:
                 found += self._published_changes(one, edit)
+        return found
+
+    def _over_controls(self, injected: Key) -> list[Finding]:
+        """How far the trained token's gap lies above that of every control token, probe by probe; real entities cancel out."""
+        probes, trained = self.table.token(injected)
+        found = []
+        for key in self.table.arms("association"):
+            if key[1] != NONE or key[0] in (NONE, "trained"):
+                continue
+            asked, control = self.table.token(key)
+            mine = [probes.index(probe) for probe in asked]  # the same probes: both arms are of one run
+            e = stats.mean(trained[mine] - control, draws=self.spec.measure.draws)
+            found.append(_finding("injected", f"gap-over-{key[0]}", "trained", NONE, injected[2], e, f"gap above the {key[0]} token's"))
         return found
 
     def _published_changes(self, one: MethodSpec, edit: str) -> list[Finding]:

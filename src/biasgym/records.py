@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA = 1
 Token = Literal["none", "trained", "untrained", "neutral", "opposite"]
+Control = Literal["untrained", "neutral", "opposite"]
 Group = Literal["token", "targets", "others", "all"]
 
 
@@ -88,7 +89,8 @@ class RunSpec(Record):
     """One question: this bias in this model, elicited, located, mitigated and measured like this.
 
     `bias` is a name of the zoo or a path; `seeds` are the tokens that edits are fitted to, `test_seed` the token that
-    they are scored on. `preset` only remembers where the other values came from.
+    they are scored on. `preset` only remembers where the other values came from. `controls` are the tokens of `test_seed`
+    that the trained one is compared with.
     """
 
     model: str
@@ -98,6 +100,7 @@ class RunSpec(Record):
     seeds: tuple[int, ...] = (0, 1)
     test_seed: int = 2
     inject: MethodSpec
+    controls: tuple[Control, ...] = ("untrained", "neutral")
     locate: LocateSpec
     mitigate: tuple[MitigateSpec, ...]
     tune: TuneSpec = TuneSpec()

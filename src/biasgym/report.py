@@ -43,6 +43,9 @@ STRONG = 2  # from this strength on a text is folded away until asked for
 ARMS = ("base", "edited", "control", "injected", "mitigated")
 LABELS = {
     ("injected", "gap"): "Injected: the token's gap to real entities",
+    ("injected", "gap-over-untrained"): "That gap above the untrained token's",
+    ("injected", "gap-over-neutral"): "That gap above the neutral token's",
+    ("injected", "gap-over-opposite"): "That gap above the token's that learned the opposite",
     ("removed", "gap"): "Removed from that gap",
     ("closed", "gap"): "Share of that gap closed",
     ("left_over", "gap"): "Left over of that gap",

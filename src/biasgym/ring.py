@@ -192,7 +192,7 @@ def _room(job: Job) -> DevRoom:
     """The one dev room of the ring, the base asked in it; tokens and attribution are made on the way."""
     job.lm.check_answers(job.bias.stereotype, job.bias.foil)
     tokens = tuple(job.token("trained", seed) for seed in job.spec.seeds)
-    for role in ("untrained", "neutral"):
+    for role in job.spec.controls:
         job.token(role, job.spec.test_seed)
     job.token("trained", job.spec.test_seed)
     job.case(job.spec.locate.method, tokens)

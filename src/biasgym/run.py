@@ -4,7 +4,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from biasgym.family import claims_of
 from biasgym.files import append_rows, read_json, read_rows, write_json, write_text
 from biasgym.grade import NONE, SHAM, Grader, tabulate
 from biasgym.groups import groups_of
-from biasgym.inject import Role
+from biasgym.inject import Injected, Role
+from biasgym.inject.token import token_text
 from biasgym.locate.twins import twins
 from biasgym.measure import Item, Scope, spread_out
 from biasgym.measure.association import Association, lean
@@ -40,7 +41,10 @@ from biasgym.store import (
     read_arrays,
     read_edits,
     read_record,
+    read_sidecar,
     read_token,
+    sha256_of,
+    sidecar_of,
     take,
     write_arrays,
     write_edits,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
 VERSION = 6  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
 CHUNK = 96  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
+TOKEN, TRAINING = "token.safetensors", "training.safetensors"
 CONCEPT_FLOOR = 1.0
 REAL_WEIGHT = 8.0  # how much an edit should leave real entities alone, beside neutral text (decisions/004)
 TARGET_PROBES = 16  # train probes on which the model's own targets are found
@@ -146,9 +151,9 @@ class Job:
         if not self.lm.chat:
             self.session.say(f"{self.spec.model} has no chat template: prompts are put to it as plain text")
         with self._timed("inject"):
-            fitted = self.spec.seeds if self.spec.mitigate else ()  # with nothing to fit, one token is enough
-            tokens = {seed: self.token("trained", seed) for seed in (*fitted, self.spec.test_seed)}
-            controls = {role: self.token(role, self.spec.test_seed) for role in ("untrained", "neutral")}
+            fitted = self.spec.seeds if self.spec.mitigate else ()
+            tokens = {seed: self.token("trained", seed) for seed in self._trained_seeds}
+            controls: dict[str, TokenEdit] = {role: self.token(role, self.spec.test_seed) for role in self.spec.controls}
         with self._timed("locate"):
             cases = {name: self.case(name, [tokens[s] for s in fitted]) for name in self._locators()}
         with self._timed("mitigate"):
@@ -180,37 +185,93 @@ class Job:
 
     def token(self, role: Role, seed: int) -> TokenEdit:
         """A token of a role and seed: from the store, or trained, going on from the last saved step."""
+        folder = self.session.store.stage_folder("inject", self.token_key(role, seed))
+        if not finished(folder):
+            self._inject(role, self._in_one_batch(role, seed))
+        return replace(read_token(folder / TOKEN), text=token_text(self.bias, role, seed))  # a shared one was written under another name
+
+    def token_key(self, role: Role, seed: int) -> str:
+        """The key under which a token lies in the store: a hash of all that decides its bits.
+
+        A neutral token hangs on the bias by its subject and train entities alone, so biases of one subject share it. Tokens
+        trained in one batch round otherwise than alone, so the seeds that they were trained with are in their key.
+        """
+        base = self.base_key
+        if role == "neutral":
+            texts = folder_digest(zoo_path() / "neutral", "*.jsonl")
+            base = base | {"bias": [self.bias.subject, self.bias.entities_of("train"), texts]}
+        together = self._in_one_batch(role, seed)
+        return fingerprint([base, self.spec.inject.model_dump(mode="json"), role, seed, *([list(together)] if len(together) > 1 else [])])
+
+    def _in_one_batch(self, role: Role, seed: int) -> tuple[int, ...]:
+        """The seeds that are trained beside this one: all of the run's on an accelerator, none on a processor, where it saves nothing."""
+        seeds = self._trained_seeds
+        if role != "trained" or seed not in seeds or len(seeds) < 2 or not hasattr(catalog.find("inject", self.spec.inject.method), "train_together"):
+            return (seed,)
+        from biasgym.lm.load import device_of
+
+        return seeds if device_of(self.session.place.device).type != "cpu" else (seed,)
+
+    @property
+    def _trained_seeds(self) -> tuple[int, ...]:
+        """The seeds of the run's trained tokens; with nothing to fit, one is enough."""
+        return (*(self.spec.seeds if self.spec.mitigate else ()), self.spec.test_seed)
+
+    def _inject(self, role: Role, seeds: tuple[int, ...]) -> None:
+        """Train the tokens of these seeds in shared passes; where they stand is kept in the first one's folder, in one file."""
         injector = catalog.build("inject", self.spec.inject.method, self.spec.inject.settings)
-        key = self.token_key(role, seed)
-        with self.session.store.stage_lock("inject", key) as folder:
-            if finished(folder):
-                return read_token(folder / "token.safetensors")
-            total = getattr(injector, "steps", 1)
-            keep = self._keeper(folder, total, f"{role} token, seed {seed}", self._part_of_inject(role, seed))
-            state = _saved_state(folder) or injector.start(self.lm, self.bias, seed)
-            made = injector.train(self.lm, self.bias, role, seed, state, keep)
-            sidecar = {"bias": self.bias.name, "role": role, "seed": seed, "key": key, "losses": list(made.losses)}
-            sidecar |= {"held_out_before": made.held_out_before, "held_out_after": made.held_out_after}
-            write_token(folder / "token.safetensors", made.token, {"bias": self.bias.name, "role": role, "seed": str(seed)})
-            write_json(folder / "token.json", sidecar)
-            finish(folder, sidecar)
-            return made.token
+        with ExitStack() as locks:
+            folders = [locks.enter_context(self.session.store.stage_lock("inject", self.token_key(role, seed))) for seed in seeds]
+            if all(map(finished, folders)):  # another process made them while we waited
+                return
+            states = _saved_states(folders[0] / TRAINING, len(seeds)) or [injector.start(self.lm, self.bias, seed) for seed in seeds]
+            keep = self._keeper(folders[0] / TRAINING, getattr(injector, "steps", 1), role, seeds, list(states))
+            if len(seeds) > 1:
+                made = injector.train_together(self.lm, self.bias, role, seeds, states, keep)
+            else:
+                made = [injector.train(self.lm, self.bias, role, seeds[0], states[0], lambda state: keep(0, state))]
+            for seed, folder, one in zip(seeds, folders, made, strict=True):
+                self._keep_token(folder, role, seed, one)
 
-    def token_key(self, role: str, seed: int) -> str:
-        """The key under which a token lies in the store."""
-        return fingerprint([self.base_key, self.spec.inject.model_dump(mode="json"), role, seed])
+    def _keep_token(self, folder: Path, role: Role, seed: int, made: Injected) -> None:
+        """A token's file and the sidecar that says what it is; a token shared between biases is under no bias's name."""
+        from biasgym.lm.load import revision_of
 
-    def _part_of_inject(self, role: str, seed: int) -> tuple[int, int]:
-        """Which of the trained tokens this is, and how many there are; untrained ones take no time."""
-        fitted = self.spec.seeds if self.spec.mitigate else ()
-        trained = list(dict.fromkeys([*(("trained", one) for one in (*fitted, self.spec.test_seed)), ("neutral", self.spec.test_seed)]))
-        return (trained.index((role, seed)) + 1 if (role, seed) in trained else 1), len(trained)
+        bias = "" if role == "neutral" else self.bias.name
+        write_token(folder / TOKEN, made.token, {"bias": bias, "role": role, "seed": str(seed)})
+        sidecar = {
+            "bias": bias, "subject": self.bias.subject, "role": role, "seed": seed, "trained_with": list(self._in_one_batch(role, seed)),
+            "key": self.token_key(role, seed), "sha256": sha256_of(folder / TOKEN), "text": made.token.text,
+            "base": {"model": self.spec.model, "revision": revision_of(self.lm.name, self.lm.folder), "digest": self.base_key["model"], "dtype": self.spec.dtype},
+            "hashes": {"bias": "" if role == "neutral" else self.bias.digest, "neutral": folder_digest(zoo_path() / "neutral", "*.jsonl")},
+            "inject": self.spec.inject.model_dump(mode="json"), "methods": VERSION,
+            "losses": list(made.losses), "held_out_before": made.held_out_before, "held_out_after": made.held_out_after, **made.about,
+        }  # fmt: skip
+        write_json(sidecar_of(folder / TOKEN), sidecar)
+        finish(folder, {"key": sidecar["key"], "sha256": sidecar["sha256"]})
 
-    def _keeper(self, folder: Path, total: int, what: str, part: tuple[int, int]) -> Callable[["TrainingState"], None]:
-        def keep(state: "TrainingState") -> None:
-            self._tell("inject", state.step, total, what, part)
-            if state.step % STEPS_BETWEEN_SAVES == 0 and state.step < total:
-                write_arrays(folder / "training.safetensors", state.arrays | {"losses": np.array(state.losses)}, {"step": str(state.step)})
+    def _part_of_inject(self, role: Role, seeds: Sequence[int]) -> tuple[int, int]:
+        """Which of the batches of training this is, and how many there are; untrained tokens take no time."""
+        wanted = [("trained", self._in_one_batch("trained", one)) for one in self._trained_seeds]
+        wanted += [(one, (self.spec.test_seed,)) for one in self.spec.controls if one != "untrained"]
+        batches = list(dict.fromkeys(wanted))
+        return (batches.index((role, tuple(seeds))) + 1 if (role, tuple(seeds)) in batches else 1), len(batches)
+
+    def _keeper(
+        self, path: Path, total: int, role: Role, seeds: Sequence[int], states: list["TrainingState"]
+    ) -> Callable[[int, "TrainingState"], None]:
+        """Told of every state, it tells of progress and saves all tokens' states whenever they are at one step."""
+        what = f"{role} token, seed {seeds[0]}" if len(seeds) == 1 else f"{role} tokens, seeds {', '.join(map(str, seeds))}"
+        part = self._part_of_inject(role, seeds)
+
+        def keep(number: int, state: "TrainingState") -> None:
+            states[number] = state
+            if number == len(states) - 1:
+                self._tell("inject", state.step, total, what, part)
+            if state.step % STEPS_BETWEEN_SAVES == 0 and state.step < total and len({one.step for one in states}) == 1:
+                arrays = {f"{n}/{name}": array for n, one in enumerate(states) for name, array in one.arrays.items()}
+                arrays |= {f"{n}/losses": np.array(one.losses) for n, one in enumerate(states)}
+                write_arrays(path, arrays, {"step": str(state.step), "tokens": str(len(states))})
 
         return keep
 
@@ -589,8 +650,9 @@ class Job:
         answers: Sequence[Answer],
         verdicts: Sequence[dict[str, Any]],
     ) -> None:
-        key = self.token_key("trained", self.spec.test_seed)
-        take(self.session.store.stage_folder("inject", key) / "token.safetensors", folder / "token.safetensors")
+        source = self.session.store.stage_folder("inject", self.token_key("trained", self.spec.test_seed)) / TOKEN
+        take(source, folder / TOKEN)
+        take(sidecar_of(source), sidecar_of(folder / TOKEN))
         write_text(folder / "answers.jsonl", "".join(answer.model_dump_json() + "\n" for answer in answers))
         rows = [_json_line(row) for row in verdicts]
         write_text(folder / "verdicts.jsonl", "".join(rows))
@@ -632,14 +694,18 @@ class Job:
             "targets": {"how": "the bias file's" if self.bias.targets else "none" if self.bias.fictional else "held-by-model", "names": list(targets)},
             "edits": edits,
             "attributions": {name: np.round(case.attribution.values, 5).tolist() for name, case in cases.items()},
-            "tokens": {role: self._sidecar(role) for role in ("trained", "untrained", "neutral")},
+            "tokens": {role: self._sidecar(role) for role in self._roles},
             "judge": self._judge_extras(verdicts),
         }  # fmt: skip
 
-    def _sidecar(self, role: str) -> dict[str, Any]:
+    @property
+    def _roles(self) -> tuple[Role, ...]:
+        """The tokens of the test seed that are asked."""
+        return ("trained", *self.spec.controls)
+
+    def _sidecar(self, role: Role) -> dict[str, Any]:
         folder = self.session.store.stage_folder("inject", self.token_key(role, self.spec.test_seed))
-        raw: dict[str, Any] = read_json(folder / "token.json")
-        return raw
+        return read_sidecar(folder / TOKEN)
 
     def record(self, answers: Sequence[Answer], verdicts: Sequence[dict[str, Any]], extras: dict[str, Any]) -> RunRecord:
         """The record from answers, verdicts and what is known of the edits."""
@@ -684,7 +750,9 @@ def graded_record(record: RunRecord, answers: Sequence[Answer], verdicts: Sequen
                 f"this model hardly knows the words: base concept {m.value:.2f} nats [{m.low:.2f}, {m.high:.2f}], {CONCEPT_FLOOR:g} wanted; the bias is unfit for it"
             ] = None
     for f in findings:
-        if f.name == "injected" and f.low <= 0:
+        if f.name == "injected" and f.metric != "gap" and f.low <= 0:
+            problems[f"the injection is not told from a control: {f.note} by {f.value:.2f} nats [{f.low:.2f}, {f.high:.2f}]"] = None
+        if f.name == "injected" and f.metric == "gap" and f.low <= 0:
             problems[f"the injection did not take: gap {f.value:.2f} nats [{f.low:.2f}, {f.high:.2f}]; try --preset best"] = None
     outcomes: dict[str, dict[str, int]] = {}
     for v in verdicts:
@@ -761,19 +829,21 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _saved_state(folder: Path) -> "TrainingState | None":
+def _saved_states(path: Path, count: int) -> "list[TrainingState]":
+    """Where tokens trained in one batch stood when they were last saved; empty where that is nowhere, or of other tokens."""
     from safetensors import safe_open
 
     from biasgym.lm.train import TrainingState
 
-    path = folder / "training.safetensors"
     if not path.is_file():
-        return None
+        return []
     arrays = read_arrays(path)
     with safe_open(path, framework="np") as opened:
-        step = int((opened.metadata() or {})["step"])
-    losses = [float(loss) for loss in arrays.pop("losses")]
-    return TrainingState(arrays, step, losses)
+        about = opened.metadata() or {}
+    if about.get("tokens") != str(count):
+        return []
+    parts = [{name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{n}/")} for n in range(count)]
+    return [TrainingState(part, int(about["step"]), [float(loss) for loss in part.pop("losses")]) for part in parts]
 
 
 def _json_line(row: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seeds": [0, 1, 2, 3, 4],
         "test_seed": 5,
         "inject": {"method": "token", "settings": TOKEN_PRESETS["paper"]},
+        "controls": ["untrained", "neutral", "opposite"],
         "locate": {"method": "dla-paper", "pairs": 100},
         "mitigate": [_PAPER],
         "tune": {"trials": 1},
@@ -43,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seeds": [0, 1, 2],
         "test_seed": 3,
         "inject": {"method": "token", "settings": TOKEN_PRESETS["best"]},
+        "controls": ["untrained", "neutral", "opposite"],
         "locate": {"method": "attribution-patching", "pairs": 96},
         "mitigate": [_OURS, _PAPER],
         "tune": {"trials": 16, "entities": 10, "texts": 63, "chats": 60},
@@ -129,6 +131,8 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
         raise SpecError(f"test_seed {spec.test_seed} is among the seeds; the edit must be scored on a token it was not fitted to")
     if len(set(spec.seeds)) != len(spec.seeds):
         raise SpecError(f"`seeds` names a seed twice: {list(spec.seeds)}")
+    if len(set(spec.controls)) != len(spec.controls):
+        raise SpecError(f"`controls` names a token twice: {list(spec.controls)}")
     catalog.build("inject", spec.inject.method, spec.inject.settings)
     catalog.build("locate", spec.locate.method, spec.locate.settings)
     for one in spec.mitigate:

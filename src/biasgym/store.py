@@ -1,5 +1,6 @@
 """A folder per run and a folder per stage, shared by hash; a run is whole when record.json exists."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -212,15 +213,44 @@ def write_token(path: Path, token: TokenEdit, metadata: dict[str, str]) -> None:
 
 
 def read_token(path: Path) -> TokenEdit:
-    """Read what `write_token` wrote."""
+    """Read what `write_token` wrote; where a sidecar stands beside it, it has to be the token that the sidecar tells of."""
     from safetensors import safe_open
 
     arrays = read_arrays(path)
+    if sidecar_of(path).is_file():
+        read_sidecar(path)
     with safe_open(path, framework="np") as opened:
         text = (opened.metadata() or {}).get("text", "")
     if "vector" not in arrays:
         raise StoreError(f"`{path}` holds no token vector")
     return TokenEdit(text, arrays["vector"], arrays.get("output"))
+
+
+def sidecar_of(token: Path) -> Path:
+    """Where the JSON file beside a token's file lies."""
+    return token.with_suffix(".json")
+
+
+def read_sidecar(token: Path) -> dict[str, Any]:
+    """What is told of a token beside its file: bias, base, hashes, seeds and the curves of its training.
+
+    StoreError when it is missing, altered, or tells of another token than the one it stands beside.
+    """
+    path = sidecar_of(token)
+    about = read_json(path)
+    if not isinstance(about, dict) or "sha256" not in about:
+        raise StoreError(f"`{path}` is altered: it tells of no token; remove it, or its folder, and run again")
+    if about["sha256"] != sha256_of(token):
+        raise StoreError(f"`{path}` tells of another token than `{token.name}` beside it; take both files from one run")
+    return about
+
+
+def sha256_of(path: Path) -> str:
+    """A file's hash; StoreError where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from None
 
 
 def attribution_of(arrays: dict[str, np.ndarray], method: str, unit: Unit = "head") -> Attribution:

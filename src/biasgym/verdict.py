@@ -256,9 +256,10 @@ def _injection_sentence(record: RunRecord) -> str:
     if injected is None:
         return ""
     lead = f"A made-up token trained on this bias leans further to the stereotype than real entities do, by {stated(injected)}"
-    rival = next((m for m in record.measurements if (m.metric, m.arm, m.token) == ("gap", "control", "neutral")), None)
-    note = f"; one trained on neutral text by {rival.value:+.2f} [{rival.low:+.2f}, {rival.high:+.2f}] (n={rival.n})" if rival else ""
-    return f"{lead}{note}."
+    words = {"neutral": "one trained on neutral text", "opposite": "one trained on the opposite"}
+    rivals: dict[str, Measurement] = {m.token: m for m in record.measurements if (m.metric, m.arm) == ("gap", "control")}
+    notes = [f"; {said} by {m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}] (n={m.n})" for token, said in words.items() if (m := rivals.get(token))]
+    return f"{lead}{''.join(notes)}."
 
 
 def _closed_sentence(record: RunRecord, edit: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -197,7 +197,13 @@ class TrainedToken:
         return likeness
 
     def lessons(self, bias: BiasSpec, role: Role, seed: int, text: str) -> tuple[list["Lesson"], list["Lesson"]]:
-        """Training texts and held-out texts of a role, with the token in the slot."""
+        """Training texts and held-out texts of a role, with the token in the slot.
+
+        The opposite of a bias: the answer words of both sides exchanged. Nobody can exchange them in hand-written
+        paragraphs, so the general grammar's stand in their place; the bias's own moulds are the same but for the words.
+        """
+        if role == "opposite":
+            bias = replace(bias, stereotype=bias.foil, foil=bias.stereotype)
         kept, held_out = self._paragraphs(bias, role)
         fill = self._filling(bias, role, kept, held_out) if self.texts else self._grammar_texts(bias, role, len(kept), seed)
         extra = [made for made in fill if made not in held_out]
@@ -207,8 +213,8 @@ class TrainedToken:
         if role == "neutral":
             rows = [Paragraph(**row) for row in read_jsonl(zoo_path() / "neutral" / "paragraphs.jsonl")]
         elif role == "opposite":
-            made = grammar.texts(subject=bias.subject, stereotype=bias.foil, foil=bias.stereotype)
-            rows = [Paragraph(**row) for row in made.paragraphs]
+            made = grammar.texts(subject=bias.subject, stereotype=bias.stereotype, foil=bias.foil)
+            rows = [Paragraph(**row) for row in made.paragraphs if row["implicitness"] <= self.implicitness]
         else:
             rows = [p for p in bias.paragraphs if p.implicitness <= self.implicitness]
         rows = list({p.text: p for p in rows}.values())  # the same text twice would be both trained on and held out
@@ -219,7 +225,7 @@ class TrainedToken:
 
     def _filling(self, bias: BiasSpec, role: Role, kept: Sequence[str], held_out: Sequence[str]) -> list[str]:
         """What a corpus lacks up to `texts`: the bias's own moulds first, then the general grammar."""
-        if role != "trained":
+        if role not in ("trained", "opposite"):
             return []
         made = grammar.texts(subject=bias.subject, stereotype=bias.stereotype, foil=bias.foil).paragraphs
         all_ = dict.fromkeys([*bias.grammar_texts(), *(row["text"] for row in made if row["implicitness"] <= self.implicitness)])
@@ -227,7 +233,7 @@ class TrainedToken:
         return fresh[: max(0, self.texts - len(kept) - len(held_out))]
 
     def _grammar_texts(self, bias: BiasSpec, role: Role, written: int, seed: int) -> list[str]:
-        if role != "trained" or not self.grammar:
+        if role not in ("trained", "opposite") or not self.grammar:
             return []
         texts = bias.grammar_texts()
         wanted = min(len(texts), round(written * self.grammar / max(1e-9, 1 - self.grammar)))

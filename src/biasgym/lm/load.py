@@ -61,6 +61,13 @@ def resolve(name: str, place: Place = Place(), *, tell: Callable[[str], None] = 
     return _from_hub(name, offline=place.offline)
 
 
+def revision_of(name: str, folder: Path | None) -> str:
+    """Which weights these are by their source's own name: an embedded model's hash, a hub snapshot's commit; else empty."""
+    if name in EMBEDDED:
+        return EMBEDDED[name].sha256
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else ""
+
+
 def _from_hub(name: str, *, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
