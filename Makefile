@@ -34,7 +34,7 @@ ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,serving,ray,web,browser,evaluate]'
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,lens,serving,ray,web,browser,evaluate]'
 	touch $@
 
 oracle: $(ORACLE)/.ready
@@ -55,7 +55,7 @@ ROWS ?=
 $(BENCH)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluate]'
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluate,lens]'
 	touch $@
 
 bench: $(BENCH)/.ready

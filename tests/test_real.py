@@ -73,14 +73,35 @@ def test_every_text_of_the_zoo_can_be_learnt(real, name):
                 assert train._encoded(real, lesson)[1] > 0
 
 
-def test_direct_parts_add_up_to_the_logit_difference(real):
-    """All heads, MLPs and the embedding, within 1e-4 of the difference."""
+def parts_add_up(lm):
+    """All heads, MLPs and the embedding of two queries, within 1e-4 of the difference of two answers and of four; each part matters."""
     from biasgym.lm.model import Query
     from biasgym.lm.trace import Sides, direct_parts
 
     queries = [Query("How would you describe drivers from Spain?", "Drivers from Spain are"), Query("Is rain wet?", "Rain is")]
-    parts = direct_parts(real, queries, Sides(("reckless", "dangerous"), ("careful", "safe")))
-    np.testing.assert_allclose(parts.summed(), parts.total, rtol=1e-4, atol=1e-4)
+    for sides in (Sides(("reckless", "dangerous"), ("careful", "safe")), Sides(("dangerous",), ("safe",))):
+        parts = direct_parts(lm, queries, sides)
+        np.testing.assert_allclose(parts.summed(), parts.total, rtol=1e-4, atol=1e-4)
+        assert (np.abs(parts.total) > 1e-2).any()
+        without = parts.summed() - parts.heads.sum((1, 2))
+        assert (np.abs(without - parts.total) > 1e-2).any()  # sham: without the heads the sum is another
+
+
+def test_direct_parts_add_up_to_the_logit_difference(real):
+    """On the embedded model."""
+    parts_add_up(real)
+
+
+def test_direct_parts_add_up_through_post_attention_norms():
+    """On the other real model, whose norms after attention and MLP the original's formula leaves out; only where it was fetched already."""
+    from biasgym.data import embedded_folder
+    from biasgym.lm.load import load_lm
+
+    if not (embedded_folder("gemma-3-270m") / "complete.json").is_file():
+        pytest.skip("gemma-3-270m is not in the cache, and a test does not accept its terms for anybody")
+    lm = load_lm("gemma-3-270m")
+    assert lm.family.attention_post
+    parts_add_up(lm)
 
 
 def test_a_resumed_pass_is_the_whole_pass(real):
