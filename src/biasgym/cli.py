@@ -403,6 +403,42 @@ def export(
 
 
 @app.command()
+def combine(
+    run: RunList,
+    to: NewFolder,
+    how: Annotated[
+        str, typer.Option(help="joint (one edit fitted to the tokens of all) or union (the runs' own edits together, as in the paper).")
+    ] = "joint",
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--leave-out", metavar="RUN", help="Measured, too, but neither fitted nor tuned to; again for more.")
+    ] = None,
+    edit: Edit = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials on dev; the first run's if not said.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """One edit against the biases of several runs, tuned and measured as exactly this edit; `export` takes the folder. Goes on where it stopped."""
+    from biasgym.combining import as_data, folders_of, lines_of, sources, write_combined
+    from biasgym.combining import combine as combined
+    from biasgym.product import new_folder
+
+    session, out = _session(runs, device, offline, False, quiet=as_json)
+    kept, others = folders_of(session, run), folders_of(session, leave_out or [])
+    with out, new_folder(to) as work:
+        fit = sources(session, kept, edit)
+        found = combined(session, fit, sources(session, others, edit) if others else (), how=how, trials=trials)
+        write_combined(found, fit, work)
+    if as_json:
+        _print_json(as_data(found))
+        return
+    for line in lines_of(found):
+        typer.echo(line)
+    typer.echo(f"wrote {to}; `biasgym export {to} --to DIR` makes the checkpoint")
+
+
+@app.command()
 def apply(
     delta: Annotated[Path, typer.Argument(help="A folder from `biasgym export --format delta`.")],
     model: Annotated[str, typer.Option(help="The base that the delta was made from: a named model, a folder, or a hub id.")],

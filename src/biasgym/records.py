@@ -38,20 +38,33 @@ class LocateSpec(MethodSpec):
 
 
 class MitigateSpec(MethodSpec):
-    """A mitigation; `locator` names its own locator where it is not the run's, `tuned` lets the search set what it may."""
+    """A mitigation; `locator` names its own locator where it is not the run's, `tuned` lets the search set what it may.
+
+    `after` names entities: in every text the edit acts from the end of the first of them on, and nowhere before. `entities`
+    stands for all that the bias file knows; the run's own tokens count as named always. No weight can say this, so such an
+    edit is run-time only, and an export refuses it by that reason.
+    """
 
     locator: str | None = None
     tuned: bool = True
+    after: tuple[str, ...] = ()
 
 
 class TuneSpec(Record):
     """A search on dev data for strength and number of heads, inside a budget.
 
+    `aim` is whose gap to other real entities is to be closed: that of the fitted tokens, or that of the bias's real `targets`
+    (the bias file's, else the quarter of dev entities that the model itself holds it about on train probes).
+    `search` is how the next setting is chosen: `ladder`, `random`, or Optuna's `tpe`, `nsga2` or `gp`; `seed` is what the
+    last four draw from.
     The budget: rise of bits per byte in percent, mean KL to the base in nats a token, change of the concept as a share
     of its base value. The upper end of the 95 % interval has to be inside.
     """
 
     trials: int = Field(12, ge=1, le=1000)
+    search: Literal["ladder", "random", "tpe", "nsga2", "gp"] = "ladder"
+    seed: int = Field(0, ge=0)
+    aim: Literal["token", "targets"] = "token"
     bits_per_byte: float = Field(1.0, gt=0)
     kl: float = Field(0.02, gt=0)
     concept: float = Field(0.2, gt=0)

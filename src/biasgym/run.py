@@ -51,7 +51,7 @@ from biasgym.store import (
     write_record,
     write_token,
 )  # fmt: skip
-from biasgym.tune import DevRoom, Trial, best, search
+from biasgym.tune import TARGET_PROBES, DevRoom, Trial, best, fitted, front, names_after, search
 
 if TYPE_CHECKING:
     from biasgym.lm.load import Place
@@ -64,7 +64,6 @@ STEPS_BETWEEN_SAVES = 10
 TOKEN, TRAINING = "token.safetensors", "training.safetensors"
 CONCEPT_FLOOR = 1.0
 REAL_WEIGHT = 8.0  # how much an edit should leave real entities alone, beside neutral text (decisions/004)
-TARGET_PROBES = 16  # train probes on which the model's own targets are found
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,8 @@ class Job:
             chosen = self.edits(cases, tuple(tokens[seed] for seed in fitted))
             targets = self.targets()
         with self._timed("measure"):
-            moved = {name: self.moved(edits) for name, (edits, _) in chosen.items()}
+            named = {name: names_after(one, self.bias) for name, one in zip(edit_names(self.spec.mitigate), self.spec.mitigate, strict=True)}
+            moved = {name: self.moved(edits, named[name]) for name, (edits, _) in chosen.items()}
             arms = self.arms(tokens[self.spec.test_seed], controls, chosen, cases)
             answers = self.answers(arms, targets)
             verdicts = self.verdicts(answers)
@@ -424,15 +424,15 @@ class Job:
         moments += REAL_WEIGHT * head_moments(self.lm, [self.lm.ids_of(query) for query in self._real_queries()])
         return outputs[right].mean(0) - outputs[~right].mean(0), moments.astype(np.float32)
 
-    def _real_queries(self) -> "list[Query]":
-        """Train probes, and general ones of frames that the bias does not use, about train entities.
+    def _real_queries(self, names: Sequence[str] = ()) -> "list[Query]":
+        """Train probes, and general ones of frames that the bias does not use, about train entities, or about some names.
 
         With its own frames alone an edit that kept dev still moved real entities on test (decisions/004).
         """
         from biasgym.lm.model import Query
 
         probes = spread_out(self.bias.probes_of("train"), 20) + spread_out(self.bias.general_probes(), 20)
-        entities = spread_out(self.bias.entities_of("train"), 5)
+        entities = names or spread_out(self.bias.entities_of("train"), 5)
         return [Query(p.prompt.replace("{entity}", e), p.prefix.replace("{entity}", e)) for p in probes for e in entities]
 
     # ------------------------------------------------------------ mitigate
@@ -455,20 +455,23 @@ class Job:
         with self.session.store.stage_lock("tune", key) as folder:
             trials = search(room, one, case, folder / "trials.jsonl", tell=lambda d, t: self._tell("mitigate", d, t, name, part))
             pick = best(trials)
-            edits = catalog.build("mitigate", one.method, pick.settings).fit(self.lm, case)
+            edits = fitted(self.lm, one, case, pick.settings)
             if not finished(folder):
                 finish(folder, {"method": one.method, "picked": pick.settings})
         if one.tuned and not pick.inside:
             self._problem(f"`{name}` met the budget at no setting tried on dev; the cheapest one is shown")
         return edits, trials
 
-    def moved(self, edits: Edits) -> float:
-        """Proof that an edit acts: the largest change of a logit on some train probes; ModelError when there is none."""
+    def moved(self, edits: Edits, names: Sequence[str] = ()) -> float:
+        """Proof that an edit acts: the largest change of a logit on some train probes; ModelError when there is none.
+
+        The probes are about the names that the edit waits for, where it waits for some.
+        """
         from biasgym.lm.acting import acted
 
         if not edits:
             return 0.0
-        return acted(self.lm, edits, self._real_queries()[:4], alone=False).largest
+        return acted(self.lm, edits, self._real_queries(names[:4])[:4], alone=False).largest
 
     def _steadiness(self, chosen: dict[str, tuple[Edits, list[Trial]]], tokens: Sequence[TokenEdit]) -> dict[str, Any]:
         """Stability of each locator's top k, k being what the first edit that uses it was given."""
@@ -684,6 +687,7 @@ class Job:
                 "tuned": one.tuned,
                 "largest_logit_change": round(moved[name], 5),
                 "trials": [asdict(trial) for trial in chosen[name][1]],
+                "front": front(chosen[name][1], self.spec.tune),
                 "sites": [[e.site.unit, e.site.layer, e.site.index] for e in chosen[name][0] if hasattr(e, "site")],
             }
             for name, one in zip(names, self.spec.mitigate, strict=True)

@@ -14,6 +14,7 @@ from biasgym.errors import SpecError, unknown
 from biasgym.inject.token import PRESETS as TOKEN_PRESETS
 from biasgym.measure.judge import check_judge
 from biasgym.records import MitigateSpec, RunSpec
+from biasgym.strategies import check_search
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -139,6 +140,8 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
         catalog.build("mitigate", one.method, one.settings)
         if one.locator:
             catalog.find("locate", one.locator)
+        if not all(name.strip() for name in one.after):
+            raise SpecError(f"`{one.method}` waits for an empty name; give names, or `entities`")
     for metric in spec.measure.metrics:
         catalog.find("measure", metric)
     benchmarks = [one.method for one in spec.measure.benchmarks]
@@ -149,6 +152,7 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
     if len(set(benchmarks)) != len(benchmarks):
         raise SpecError(f"a benchmark stands twice: {', '.join(benchmarks)}")
     check_judge(spec.measure.judge)
+    check_search(spec.tune.search)
     names = edit_names(spec.mitigate)
     if len(set(names)) != len(names):
         raise SpecError(f"the same edit stands twice: {', '.join(names)}")
@@ -156,9 +160,10 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
 
 
 def edit_names(mitigate: Sequence[MitigateSpec]) -> list[str]:
-    """How edits are called in records: the method's name, with its locator where two share a method."""
+    """How edits are called in records: the method's name, with its locator, and whether it waits for a name, where two share a method."""
     methods = [one.method for one in mitigate]
-    return [m if methods.count(m) == 1 else f"{m}@{one.locator or 'default'}" for m, one in zip(methods, mitigate, strict=True)]
+    full = [f"{one.method}@{one.locator or 'default'}" + ("-after-names" if one.after else "") for one in mitigate]
+    return [m if methods.count(m) == 1 else name for m, name in zip(methods, full, strict=True)]
 
 
 def inline_toml(value: Any) -> str:
@@ -249,7 +254,7 @@ def _assign_mitigation(merged: dict[str, Any], parts: list[str], value: Any) -> 
             raise SpecError(f"--set: {unknown('method in mitigate', parts[0], [e['method'] for e in entries])}")
         entries, parts = named, parts[1:]
     entry = entries[0]
-    if parts[0] in ("method", "locator", "tuned"):
+    if parts[0] in ("method", "locator", "tuned", "after"):
         entry[parts[0]] = value
     else:
         _table(entry, "settings", ".".join(["mitigate", *parts]))[parts[0]] = value

@@ -3,29 +3,34 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from biasgym import catalog, stats
-from biasgym.bias import BiasSpec
+from biasgym.bias import BiasSpec, Split
 from biasgym.edits import Edits, TokenEdit, worn_digest
+from biasgym.errors import SpecError
 from biasgym.files import append_rows, read_rows
+from biasgym.fronts import nondominated
 from biasgym.measure import Item, Scope, spread_out
 from biasgym.measure.association import Association, ConceptKept, lean
 from biasgym.measure.capability import BitsPerByte, ChatDivergence
 from biasgym.mitigate import Case
 from biasgym.records import MeasureSpec, MitigateSpec, TuneSpec
+from biasgym.strategies import Outcome, Settings, Space, key_of, walk
 
 if TYPE_CHECKING:
     from biasgym.lm.model import LM
 
+TARGET_PROBES = 16  # train probes on which the model's own targets are found
+
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting on dev: the mean gap of the fitted tokens (nats) and its price, with the upper ends of paired intervals.
+    """One setting on dev: the mean gap of the fitted tokens, or of the real targets where they are the aim (nats), and its price,
+    with the upper ends of paired intervals.
 
     `others` is how far the mean of real entities moved (nats): a gap that closes because they moved is not closed.
     `bits_per_byte` is a rise in percent, `kl` nats a token, `concept` the change as a share of the base value;
@@ -46,9 +51,15 @@ class Trial:
     inside: bool
 
 
+Neutral = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
 @dataclass(frozen=True)
-class _Asked:
-    """What dev says with some edits on: associations [tokens, probes] and [probes, entities], concept, bits, KL."""
+class Asked:
+    """What dev says with some edits on: associations [tokens, probes] and [probes, entities], concept, bits, KL.
+
+    Where real targets are the aim they stand in the tokens' place.
+    """
 
     tokens: np.ndarray
     others: np.ndarray
@@ -57,6 +68,11 @@ class _Asked:
     bytes: np.ndarray
     kl: np.ndarray
     kl_tokens: np.ndarray
+
+    @property
+    def neutral(self) -> Neutral:
+        """The part that is about no bias."""
+        return self.bits, self.bytes, self.kl, self.kl_tokens
 
 
 @dataclass(frozen=True)
@@ -68,45 +84,85 @@ class DevRoom:
     tokens: tuple[TokenEdit, ...]
     spec: TuneSpec
 
-    def _scope(self, token: str | None) -> Scope:
-        sizes = MeasureSpec(probes=self.spec.probes, texts=self.spec.texts, chats=self.spec.chats, entities=self.spec.entities)
-        entities = tuple(spread_out(self.bias.entities_of("dev"), self.spec.entities))
-        return Scope(self.bias, "dev", entities, (), token, sizes)
+    def _scope(self, token: str | None, split: Split = "dev", probes: int | None = None) -> Scope:
+        sizes = MeasureSpec(probes=probes or self.spec.probes, texts=self.spec.texts, chats=self.spec.chats, entities=self.spec.entities)
+        return Scope(self.bias, split, self.entities, (), token, sizes)
 
     @cached_property
-    def base(self) -> _Asked:
+    def entities(self) -> tuple[str, ...]:
+        """The real entities that dev asks about."""
+        return tuple(spread_out(self.bias.entities_of("dev"), self.spec.entities))
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """Those of them that the stereotype is about: the file's, else the quarter that leans most on train probes, base model."""
+        if self.bias.fictional:
+            raise SpecError(f'`{self.bias.name}` is fictional and has no real targets; tune.aim = "token" is for it')
+        named = tuple(entity for entity in self.entities if entity in self.bias.targets)
+        if not self.bias.targets:
+            leans = self._leans(Association().items(self._scope(None, "train", TARGET_PROBES))).reshape(-1, len(self.entities)).mean(0)
+            order = np.argsort(-leans, kind="stable")[: max(1, len(self.entities) // 4)]
+            named = tuple(self.entities[int(i)] for i in sorted(order))
+        if not named or len(named) > len(self.entities) - 1:
+            raise SpecError(f"{len(named)} of {len(self.entities)} dev entities are targets, so there is no gap on dev; raise tune.entities")
+        return named
+
+    @cached_property
+    def base(self) -> Asked:
         """What dev says with nothing edited; asked once for all searches of a run."""
         return self.ask(())
 
-    def ask(self, edits: Edits, *, held_out: Sequence[Edits] = ()) -> _Asked:
+    def ask(self, edits: Edits, *, held_out: Sequence[Edits] = (), neutral: Neutral | None = None) -> Asked:
         """Everything on dev with these edits on; the gap of each token under its own `held_out` edits, where given.
 
-        Those are fitted without that token, so a token is never judged by an edit that has seen it.
+        Those are fitted without that token, so a token is never judged by an edit that has seen it. `neutral` is what another
+        bias's room heard of neutral texts with the same edits on.
         """
         scope = self._scope(None)
-        concept, bits, kl = ConceptKept(), BitsPerByte(), ChatDivergence()
-        tokens, others = [], []
-        if not held_out:
-            others.append(self._others(edits))
+        concept = ConceptKept()
+        tokens, others = self._targets(edits) if self.spec.aim == "targets" else self._tokens(edits, held_out)
+        with self.lm.edited(*edits):
+            items = concept.items(scope)
+            leans = self._leans(items)
+            bits, sizes, nats, counts = neutral or self._neutral(scope, edits)
+        return Asked(
+            tokens=tokens,
+            others=others,
+            concept={s: leans[[i for i, item in enumerate(items) if item.group == s]] for s in ("stereotype", "foil")},
+            bits=bits,
+            bytes=sizes,
+            kl=nats,
+            kl_tokens=counts,
+        )
+
+    def _tokens(self, edits: Edits, held_out: Sequence[Edits]) -> tuple[np.ndarray, np.ndarray]:
+        """Associations of the fitted tokens [tokens, probes] and of real entities [probes, entities]."""
+        tokens, others = [], [] if held_out else [self._others(edits)]
         for number, token in enumerate(self.tokens):
             mine = held_out[number] if held_out else edits
             with self.lm.edited(token, *mine):
                 tokens.append(self._leans(Association().items(self._scope(token.text))))
             if held_out:
                 others.append(self._others(mine))
-        with self.lm.edited(*edits):
-            items = concept.items(scope)
-            leans = self._leans(items)
-            texts = bits.ask(self.lm, bits.items(scope))
-            moved = kl.ask(self.lm, kl.items(scope)) if edits else [{"nats": 0.0, "tokens": 1}]
-        return _Asked(
-            tokens=np.stack(tokens),
-            others=np.mean(others, axis=0),
-            concept={s: leans[[i for i, item in enumerate(items) if item.group == s]] for s in ("stereotype", "foil")},
-            bits=np.array([-text["nats"] for text in texts]),
-            bytes=np.array([text["bytes"] for text in texts], dtype=float),
-            kl=np.array([row["nats"] for row in moved if row["tokens"]]),
-            kl_tokens=np.array([row["tokens"] for row in moved if row["tokens"]], dtype=float),
+        return np.stack(tokens), np.mean(others, axis=0)
+
+    def _targets(self, edits: Edits) -> tuple[np.ndarray, np.ndarray]:
+        """The same of real targets [targets, probes] and of all others [probes, others]."""
+        targets = np.array([entity in self.targets for entity in self.entities])  # found on the plain model, before anything is worn
+        everyone = self._others(edits)
+        return everyone[:, targets].T, everyone[:, ~targets]
+
+    def _neutral(self, scope: Scope, edits: Edits) -> Neutral:
+        """Nats and bytes of neutral texts, KL and tokens of neutral chats; the edits are on."""
+        bits, kl = BitsPerByte(), ChatDivergence()
+        texts = bits.ask(self.lm, bits.items(scope))
+        rows = kl.ask(self.lm, kl.items(scope)) if edits else [{"nats": 0.0, "tokens": 1}]
+        moved = [row for row in rows if row["tokens"]]
+        return (
+            np.array([-text["nats"] for text in texts]),
+            np.array([text["bytes"] for text in texts], dtype=float),
+            np.array([row["nats"] for row in moved]),
+            np.array([row["tokens"] for row in moved], dtype=float),
         )
 
     def _others(self, edits: Edits) -> np.ndarray:
@@ -118,12 +174,12 @@ class DevRoom:
         return np.array([lean(said) for said in Association().ask(self.lm, items)])
 
 
-def gap_of(asked: _Asked) -> float:
-    """Mean over the tokens of association(token) − mean(others), nats."""
+def gap_of(asked: Asked) -> float:
+    """Mean over the tokens (or targets) of association − mean(others), nats."""
     return float(asked.tokens.mean() - asked.others.mean())
 
 
-def trial_of(settings: dict[str, Any], base: _Asked, asked: _Asked, spec: TuneSpec) -> Trial:
+def trial_of(settings: dict[str, Any], base: Asked, asked: Asked, spec: TuneSpec) -> Trial:
     """What a setting does and costs, against the base on the same items."""
     bits = stats.ratio_change(base.bits, asked.bits, base.bytes)
     kl = stats.ratio(asked.kl, asked.kl_tokens)
@@ -166,32 +222,81 @@ def search(
     *,
     tell: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Trial]:
-    """The trials of a mitigation, in order: first along its first setting, then along the others around the best so far.
+    """The trials of a mitigation, in the order of the search that `tune.search` names (`strategies.py`).
 
-    Trials already in the journal are not run again, so a killed search goes on where it was.
+    Trials already in the journal are not run again: the search is walked anew with what they gave, and as a strategy hangs on
+    nothing but its seed and its outcomes, a killed search goes on where it was, to the same end.
     """
-    known = {_key(row["settings"]): Trial(**row) for row in read_rows(journal)}
+    known = {key_of(row["settings"]): Trial(**row) for row in read_rows(journal)}
     trials: list[Trial] = []
     total = room.spec.trials if spec.tuned else 1
-    places = case.attribution.values.size
-    while (settings := _next(spec, trials, total, places)) is not None:
-        trial = known.get(_key(settings))
+    steps = walk(room.spec.search, space_of(spec, case), settings_of(spec), total, room.spec.seed)
+    settings = next(steps)
+    while True:
+        trial = known.get(key_of(settings))
         if trial is None:
-            method = catalog.build("mitigate", spec.method, settings)
-            edits = method.fit(room.lm, case)
-            trial = trial_of(settings, room.base, room.ask(edits, held_out=_held_out(method, room, case, edits)), room.spec)
+            trial = tried(room, spec, case, settings)
             append_rows(journal, [asdict(trial)])
         trials.append(trial)
         tell(len(trials), total)
-    return trials
+        try:
+            settings = steps.send(outcome_of(trial, room.spec))
+        except StopIteration:
+            return trials
 
 
-def _held_out(method: Any, room: DevRoom, case: Case, edits: Edits) -> list[Edits]:
-    """For each token the edits fitted without it; none where there is one token, or where tokens make no difference."""
-    if len(room.tokens) < 2:
-        return []
-    found = [method.fit(room.lm, case.without(i)) for i in range(len(room.tokens))]
-    return [] if all(worn_digest(other) == worn_digest(edits) for other in found) else found
+def tried(room: DevRoom, spec: MitigateSpec, case: Case, settings: Settings) -> Trial:
+    """What one setting of a mitigation does on dev, each token judged by edits that were fitted without it."""
+    edits = fitted(room.lm, spec, case, settings)
+    held_out = []
+    if len(room.tokens) > 1 and room.spec.aim == "token":
+        held_out = [fitted(room.lm, spec, case.without(i), settings) for i in range(len(room.tokens))]
+        if all(worn_digest(other) == worn_digest(edits) for other in held_out):
+            held_out = []  # tokens make no difference
+    return trial_of(settings, room.base, room.ask(edits, held_out=held_out), room.spec)
+
+
+def fitted(lm: "LM", spec: MitigateSpec, case: Case, settings: Settings) -> Edits:
+    """The edits of a mitigation at some settings; with `after`, such as wait for those names or for a bias token."""
+    edits: Edits = catalog.build("mitigate", spec.method, settings).fit(lm, case)
+    if not spec.after or not edits:
+        return edits
+    from biasgym.lm.conditions import after_names
+
+    if not case.tokens:
+        raise SpecError("an edit that waits for a name is judged on a token that counts as one, and this case has no token")
+    names = names_after(spec, case.known_bias(spec.method))
+    with lm.edited(case.tokens[0]):  # a bias token worn alone has the same id whichever it is
+        return after_names(lm.tokenizer, edits, (*names, case.tokens[0].text))
+
+
+def names_after(spec: MitigateSpec, bias: BiasSpec) -> tuple[str, ...]:
+    """The names that an edit waits for, `entities` written out."""
+    return tuple(dict.fromkeys(name for one in spec.after for name in (bias.entities if one == "entities" else (one,))))
+
+
+def settings_of(spec: MitigateSpec) -> Settings:
+    """A mitigation's settings where nothing is searched: its defaults, and what the spec says."""
+    return catalog.defaults("mitigate", spec.method) | spec.settings
+
+
+def space_of(spec: MitigateSpec, case: Case) -> Space:
+    """What the search may choose from; more heads than the model has are not tried. Empty where the spec is not tuned."""
+    space = catalog.search_space(catalog.find("mitigate", spec.method)) if spec.tuned else {}
+    places = case.attribution.values.size
+    return {name: tuple(v for v in values if name != "k" or v <= places) for name, values in space.items()}
+
+
+def outcome_of(trial: Trial, spec: TuneSpec) -> Outcome:
+    """A trial's two aims: what is left of the gap and moved of real entities (nats), and the dearest price as a share of its limit."""
+    price = max(trial.bits_per_byte_high / spec.bits_per_byte, trial.kl_high / spec.kl, max(trial.concept_high, -trial.concept_low) / spec.concept)
+    return Outcome(abs(trial.gap) + abs(trial.others), price, trial.inside)
+
+
+def front(trials: Sequence[Trial], spec: TuneSpec) -> list[int]:
+    """Places of the trials that no other beats in both aims, the one that leaves least first."""
+    outcomes = [outcome_of(trial, spec) for trial in trials]
+    return nondominated([(outcome.left, outcome.price) for outcome in outcomes])
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -203,37 +308,3 @@ def best(trials: Sequence[Trial]) -> Trial:
     if inside:
         return min(inside, key=lambda trial: abs(trial.gap) + abs(trial.others))
     return min(trials, key=lambda trial: max(trial.bits_per_byte_high, trial.kl_high * 50))
-
-
-def _next(spec: MitigateSpec, trials: Sequence[Trial], total: int, places: int) -> dict[str, Any] | None:
-    """The next setting to try, from the trials so far; None when the search is over. More heads than the model has are not tried."""
-    kind = catalog.find("mitigate", spec.method)
-    start = catalog.defaults("mitigate", spec.method) | spec.settings
-    space = catalog.search_space(kind) if spec.tuned else {}
-    space = {name: tuple(v for v in values if name != "k" or v <= places) for name, values in space.items()}
-    tried = {_key(trial.settings) for trial in trials}
-    if len(trials) >= total or not space:
-        return start if not trials else None
-    first = next(iter(space))
-    for value in _from_middle(space[first], start[first]):
-        if _key(start | {first: value}) not in tried and len(trials) < max(1, (total + 1) // 2):
-            return start | {first: value}
-    centre = best(trials).settings
-    others_first = [*list(space)[1:], first]
-    candidates = [centre | {name: value} for name in others_first for value in _from_middle(space[name], centre[name])[:4]]
-    everything = [start | dict(zip(space, values, strict=True)) for values in product(*space.values())]
-    for settings in [*candidates, *everything]:
-        if _key(settings) not in tried:
-            return settings
-    return None
-
-
-def _from_middle(values: Sequence[Any], middle: Any) -> list[Any]:
-    """Values by their distance in rank from the middle one."""
-    ordered = sorted(values)
-    place = ordered.index(middle) if middle in ordered else min(range(len(ordered)), key=lambda i: abs(float(ordered[i]) - float(middle)))
-    return sorted(ordered, key=lambda value: (abs(ordered.index(value) - place), ordered.index(value)))
-
-
-def _key(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(settings.items()))

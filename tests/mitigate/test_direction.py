@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from biasgym.errors import SpecError
 from biasgym.mitigate.direction import RIDGE, Direction, disturbance, erasure, unit_vector
 from biasgym.sites import Site
 from conftest import case_for
@@ -110,3 +111,15 @@ def test_unit_vectors_have_length_one():
     found = unit_vector(np.array([3.0, 4.0]))
     np.testing.assert_allclose(found, [0.6, 0.8])
     assert found.dtype == np.float32
+
+
+def test_heads_can_be_ranked_by_worth(llama):
+    """Effect² ÷ cost: as many heads, the worthiest of those that push towards the bias; more heads than there are is refused."""
+    case = case_for(llama)
+    positive = [site for site in case.attribution.ranked() if case.attribution.values[site.layer, site.index] > 0]
+    worth = [case.attribution.values[s.layer, s.index] ** 2 / disturbance(llama, case, s, erasure(case, s)) for s in positive]
+    wanted = {positive[i] for i in np.argsort(worth)[::-1][:3]}
+    assert {edit.site for edit in Direction(k=3, order="worth").fit(llama, case)} == wanted
+    assert {edit.site for edit in Direction(k=3).fit(llama, case)} == set(positive[:3])
+    with pytest.raises(SpecError, match="k = 99"):
+        Direction(k=99, order="worth").fit(llama, case)

@@ -26,7 +26,8 @@ class Case:
     sentences and on train probes about real entities: what an edit should leave alone. `stream` [tokens, layers, hidden],
     where it was read: the same contrast as `contrasts`, of the residual stream after each layer.
     `bias` and `tokens` (the fitted tokens, in the order of `contrasts`) are there for methods that work on texts; they
-    use the train split of probes and entities, and paragraphs and moulds, which are never tested on.
+    use the train split of probes and entities, and paragraphs and moulds, which are never tested on. `others` are the same of
+    further biases, for a method that fits one edit to several at once.
     """
 
     attribution: Attribution
@@ -37,13 +38,15 @@ class Case:
     stream: np.ndarray | None = None
     bias: BiasSpec | None = None
     tokens: tuple[TokenEdit, ...] = ()
+    others: tuple["Case", ...] = ()
 
     def without(self, token: int) -> "Case":
-        """The same case without one of the fitted tokens; the ranking of heads stays."""
+        """The same case without one of the fitted tokens (of every bias that has others); the ranking of heads stays."""
         kept = [i for i in range(len(self.contrasts)) if i != token]
         tokens = tuple(self.tokens[i] for i in kept) if self.tokens else ()
         stream = None if self.stream is None else self.stream[kept]
-        return replace(self, contrasts=self.contrasts[kept], stream=stream, tokens=tokens)
+        others = tuple(one.without(token % len(one.contrasts)) if len(one.contrasts) > 1 else one for one in self.others)
+        return replace(self, contrasts=self.contrasts[kept], stream=stream, tokens=tokens, others=others)
 
     def known_bias(self, method: str) -> BiasSpec:
         """The bias, for a method that cannot do without its texts."""

@@ -5,6 +5,7 @@ has the same Frobenius norm.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -40,7 +41,7 @@ def sham(lm: "LM", edits: Edits, kind: ShamKind, case: Case, seed: int) -> Edits
         here = [edit for edit in heads if edit.site.layer == layer]
         others = _others(lm, here, kind, case, generator)
         ratio = _size(lm, here) / max(_size(lm, others), 1e-12)
-        made += [_resized(edit, ratio) for edit in others]
+        made += [replace(_resized(edit, ratio), when=mine.when) for mine, edit in zip(here, others, strict=True)]
     return tuple(made)
 
 
