@@ -75,6 +75,6 @@ def _line(row: Held) -> str:
 def _table(title: str, caption: str, heads: str, lines: str) -> str:
     head = f"<h3>{title}</h3>" if title else ""
     return (
-        f"{head}<div class='scroll' tabindex='0' role='group' aria-label='{text(caption)}'><table><caption>{text(caption)}</caption>"
+        f"{head}<div class='scroll' tabindex='0' role='group' aria-label='{text(caption)}'><table class='ranking'><caption>{text(caption)}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
     )

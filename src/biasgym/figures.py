@@ -305,6 +305,7 @@ def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Se
     `chosen` = edits and their heads, outlined; `steady` = heads that are among the strongest oftener than chance has it, dotted.
     """
     layers, heads = len(values), max((len(row) for row in values), default=0)
+    chosen = [(edit, sites) for edit, sites in chosen if sites]
     cell, left, top = heat_grid(layers)
     most = max((abs(v) for row in values for v in row), default=0.0) or 1.0
     width, bottom = max(WIDTH, left + layers * cell + 10), top + heads * cell
