@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check docs oracle browser bench clean
+.PHONY: demo test check docs gallery oracle browser bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,12 +22,18 @@ check: $(STAMP)
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_docs.py
 
 # The site lands in site/ and opens from disk. The reference is written from docstrings and the command line.
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Pictures and figures of real runs, from their records: `make gallery RUNS=FOLDER` (a run, several, or a store of runs).
+RUNS ?= runs
+gallery: $(STAMP)
+	$(BIN)/python docs/gallery.py $(RUNS)
 
 # Comparisons with other implementations. A venv of its own, so that `make test` never depends on what is in it.
 ORACLE := .venv-oracle
@@ -55,7 +61,7 @@ ROWS ?=
 $(BENCH)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluate,lens]'
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluate,lens,web]'
 	touch $@
 
 bench: $(BENCH)/.ready

@@ -1,15 +1,20 @@
-"""Writes the reference pages from the code: methods and metrics from their docstrings, the command line from typer."""
+"""Writes the reference from the code (methods, metrics, public names, command line), and the notebooks as pages."""
 
 import inspect
+import json
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import biasgym
 from biasgym import catalog
 
 TITLES = {"inject": "Injectors: elicit a bias", "locate": "Locators: find what carries it", "mitigate": "Mitigations: remove it"}
+NOTEBOOKS = Path(__file__).parent / "notebooks"
 HEAD = "<!-- Written by docs/generate.py; change the docstrings instead. -->\n\n"
 
 
@@ -43,6 +48,101 @@ def method_section(name: str, kind: Any, note: str = "") -> str:
     rows = "".join(setting_row(kind, field) for field in fields(kind))
     table = f"| setting | kind | default | search | neutral |\n|---|---|---|---|---|\n{rows}\n" if rows else "No settings.\n\n"
     return f"\n### {name}\n\n" + (f"{note}\n\n" if note else "") + f"{text}\n\n{table}In `{kind.__module__}`.\n"
+
+
+PARTS = {
+    "load_lm": "Models",
+    "zoo": "Biases",
+    "resolve_spec": "Runs",
+    "build": "Methods, places and edits",
+    "Scope": "Measuring",
+    "RunRecord": "What a run leaves behind",
+    "export_run": "Taking it along",
+    "BiasGymError": "Errors",
+}
+
+
+def python_page() -> str:
+    """Every public name: signature, docstring, and for classes what can be called on them."""
+    parts = [
+        HEAD + "# From Python\n\n`from biasgym import …`. Each name is imported when it is first asked for; `import biasgym` alone loads nothing "
+        "else. [Worked through from end to end](../how/from-python.md).\n"
+    ]
+    for name in biasgym.PUBLIC:
+        if name in PARTS:
+            parts.append(f"\n## {PARTS[name]}\n")
+        parts.append(name_section(name, getattr(biasgym, name)))
+    return "".join(parts)
+
+
+def name_section(name: str, thing: Any) -> str:
+    """One public name."""
+    about = prose(inspect.cleandoc(thing.__doc__ or ""))
+    text = f"\n### {name}\n\n```python\n{'class ' if inspect.isclass(thing) else ''}{name}{signature(thing)}\n```\n\n{about}\n\nIn `{thing.__module__}`.\n"
+    methods = (
+        [(f"{one}{signature(of, bound=True)}".replace("|", "\\|"), first_line(of)) for one, of in callables(thing)] if inspect.isclass(thing) else []
+    )
+    rows = "".join(f"| `{call}` | {what} |\n" for call, what in methods)
+    return text + (f"\n| | |\n|---|---|\n{rows}" if rows else "")
+
+
+def callables(kind: Any) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties that a class defines itself, in the order of its source."""
+    for name, of in vars(kind).items():
+        if not name.startswith("_") and inspect.isroutine(of if not is_value(of) else plain_of(of)) and plain_of(of).__doc__:
+            yield name, of
+
+
+def is_value(of: Any) -> bool:
+    """Whether it is read like a field."""
+    return isinstance(of, property | cached_property)
+
+
+def plain_of(of: Any) -> Any:
+    """The function under a property, a class method or a static method."""
+    return getattr(of, "fget", None) or getattr(of, "func", None) or getattr(of, "__func__", of)
+
+
+def signature(thing: Any, *, bound: bool = False) -> str:
+    """Parameters with their types as they stand in the source; nothing for a property."""
+    if is_value(thing):
+        return ""
+    try:
+        found = inspect.signature(plain_of(thing))
+    except ValueError:  # an exception class has none
+        return ""
+    kept = [p.replace(default=shown_default(p.default)) for p in found.parameters.values() if not (bound and p.name in ("self", "cls"))]
+    words = str(found.replace(parameters=[p for p in kept if not p.name.startswith("_")], return_annotation=found.return_annotation))
+    words = words.partition(" -> ")[0] if inspect.isclass(thing) else words
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", words.replace("'", "").replace("numpy.", "np_")).replace("np_", "np.")
+
+
+class Words(str):
+    """Text that stands in a signature as it is."""
+
+    __repr__ = str.__str__
+
+
+def shown_default(default: Any) -> Any:
+    """A default as a reader types it; a function, or what holds nothing but its own defaults, in short."""
+    if (callable(default) and not inspect.isclass(default)) or repr(default) == "<factory>":
+        return Words("…")
+    if is_dataclass(default) or hasattr(type(default), "model_fields"):
+        return Words(f"{type(default).__name__}()")
+    return Words(json.dumps(default)) if isinstance(default, str) else default
+
+
+def first_line(of: Any) -> str:
+    """The first sentence of a docstring, for a table."""
+    return prose(inspect.cleandoc(plain_of(of).__doc__).splitlines()[0])
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook's cells as a page, with a link to the notebook itself."""
+    cells = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    told = [text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in cells]
+    link = f"[This page as a notebook](../notebooks/{path.name}). It is executed by the tests, at a small size.\n"
+    return HEAD + "\n\n".join([told[0], link, *told[1:]]) + "\n"
 
 
 def prose(text: str) -> str:
@@ -97,9 +197,10 @@ def parameter_row(parameter: Any) -> str:
 
 
 def write_pages(folder: Path) -> list[Path]:
-    """Write the three pages into a folder."""
+    """Write the pages into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"methods": methods_page(), "metrics": metrics_page(), "cli": cli_page()}
+    pages = {"methods": methods_page(), "metrics": metrics_page(), "cli": cli_page(), "python": python_page()}
+    pages |= {path.stem: notebook_page(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
     return [folder / f"{name}.md" for name in pages]

@@ -101,3 +101,21 @@ def figures():
         for group in ("targets", "others") if token == "none" else ("token",):
             found += [one(metric, arm, group, token, edit, 0.5) for metric in ("association", "gap")]
     return found
+
+
+def made_up_audit(models=("model-a", "model-b"), tests=20):
+    """An audit of several models with rows that differ between them: some held, some not."""
+    from biasgym.audit import Audit, Control, Held, ModelAudit, Sizes
+
+    def row(model, place, number):
+        gap = 1.5 - 0.1 * number + 0.3 * place
+        return Held(
+            model, f"bias-{number}", "zoo", f"… are kind number {number}.", gap, gap - 0.4, gap + 0.4, 64, 0.001, 0.01 if gap > 0.6 else 0.5, 0.5,
+            gap, gap - 0.5, gap + 0.5, ("Spain", "Italy", "Peru", "Chad"), "named", gap > 0.6,
+        )  # fmt: skip
+
+    parts = tuple(
+        ModelAudit(model, tuple(row(model, place, n) for n in range(tests)), {"zoo": 0.8}, 0.9, Control(20, 1, 1, 0), 12.0)
+        for place, model in enumerate(models)
+    )
+    return Audit(parts, tests * len(models), 900, Sizes(), 0)

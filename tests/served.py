@@ -9,16 +9,21 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from biasgym.audit import save_audit
 from biasgym.store import RunStore
+from made_up_run import made_up_audit
 from small_run import write_small_run
 from tiny import save_folder, tiny_lm
 
 
 def write_store(place):
-    """A store with the small run of a tiny Llama; gives back its root and the model's folder."""
+    """A store with the small run of a tiny Llama and two made-up audits; gives back its root and the model's folder."""
     lm = tiny_lm("llama")
     model = save_folder(lm, place / "tiny-llama")
-    write_small_run(RunStore(place / "runs"), model, lm)
+    store = RunStore(place / "runs")
+    write_small_run(store, model, lm)
+    save_audit(store, made_up_audit())
+    save_audit(store, made_up_audit(models=("model-c",), tests=6))
     return place / "runs", model
 
 

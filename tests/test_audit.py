@@ -8,11 +8,13 @@ import pytest
 from biasgym import audit as audits
 from biasgym.audit import Plan, Sheet, Sizes, Stereotype, audit, gap_of, halves_of, one_a_frame, plan_audit, read_gaps, top_quarter
 from biasgym.audit_page import audit_lines, side_by_side, write_audit_page
+from biasgym.audit_view import audit_html, by_stereotype
 from biasgym.bias import Probe, load_bias
-from biasgym.errors import DataError, SpecError
+from biasgym.errors import DataError, SpecError, StoreError
 from biasgym.lm.load import Place
 from biasgym.run import Session
 from biasgym.store import RunStore
+from made_up_run import made_up_audit
 
 SMALL = Sizes(prompts=4, entities=8, identities=16, attributes=4, shuffles=2, draws=200)
 
@@ -164,3 +166,40 @@ def test_two_models_side_by_side_resumed(tmp_path, folder_of, made_up_sets, monk
     lines = audit_lines(found)
     assert sum("labels shuffled" in line for line in lines) == 2
     assert found.as_json()["models"][0]["rows"][0]["source"] in ("zoo", "file", "SeeGULL")
+
+
+def test_an_audit_is_kept_and_read_again(tmp_path):
+    """Equal to what was kept; the same audit is one file, another another; what is damaged or unknown is said."""
+    store, audit = RunStore(tmp_path / "runs"), made_up_audit()
+    path = audits.save_audit(store, audit)
+    assert path.parent == store.root / "audits"
+    assert audits.read_audit(store, audit.name) == audit
+    again = replace(audit, models=tuple(replace(one, seconds=99.0) for one in audit.models))
+    assert audits.save_audit(store, again) == path, "how long it took is not what it is"
+    other = made_up_audit(models=("model-c",))
+    audits.save_audit(store, other)
+    assert sorted(audits.saved_audits(store)) == sorted([audit.name, other.name])
+    assert store.runs() == [], "an audit is no run"
+    with pytest.raises(StoreError, match="audit-"):
+        audits.read_audit(store, "../audit-x")
+    path.write_text('{"models": 3}')
+    with pytest.raises(StoreError, match="altered or from another version"):
+        audits.read_audit(store, audit.name)
+
+
+def test_audits_are_put_side_by_side():
+    """Every stereotype of any model once, the largest gap first, a gap in the table where a model was not asked; names are escaped."""
+    both, one = made_up_audit(tests=6), made_up_audit(models=("<b>${x}",), tests=3)
+    lines = by_stereotype([*both.models, *one.models])
+    assert [name for name, _, _ in lines] == [f"bias-{n}" for n in range(6)]
+    assert lines[5][2][2] is None
+    page = audit_html([both, one])
+    assert page.count("<svg") == 3
+    assert page.count("<tbody>") == 4
+    assert "not asked" in page
+    assert "<b>${x}" not in page
+    assert "${" not in page
+    assert "{{" not in page
+    assert page.count("<td class='good'>✓ ") == sum(row.holds for m in (*both.models, *one.models) for row in m.rows)
+    assert "Side by side" not in audit_html([one])
+    assert "biasgym audit" in audit_html([])

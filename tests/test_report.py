@@ -10,7 +10,7 @@ from biasgym.figures import Tried, front_of, heat_map, loss_line, price_figure, 
 from biasgym.progress import Step
 from biasgym.readings import over_budget
 from biasgym.records import Measurement, RunRecord
-from biasgym.report import changed_words, claims_view, coded, folded, moved_most, sham_rows, strength_rows, write_report
+from biasgym.report import changed_words, claims_view, coded, compared_figure, folded, k_figures, moved_most, sham_rows, strength_rows, write_report
 from biasgym.store import write_record
 from biasgym.terminal import Clock, StepLine, _print_edit, duration, print_findings
 from biasgym.verdict import percent, verdict_of
@@ -279,7 +279,7 @@ def test_every_claim_has_its_corrected_p_and_what_would_have_been_seen(tmp_path)
     assert [row["standing"] for row in ruined["rows"]] == ["yes", "broken", "broken", "broken"]
     page = page_of(tmp_path, record_of())
     assert "2 of 4 changes hold" in page
-    assert "sham" not in page[page.index("<caption><span>The family of claims") : page.index('id="r1-arms"')].replace(
+    assert "sham" not in page[page.index("<caption><span>The family of claims") : page.index('id="r1-real"')].replace(
         "shams and prices are not in it", ""
     )
     assert "Claims, tested together" not in page_of(tmp_path / "bare", RunRecord(id="bare", status="ok", spec={}, environment={}, timings={}))
@@ -431,3 +431,65 @@ def contrast(one, other):
 
     low, high = sorted((light(one), light(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_the_k_curve_shows_what_more_places_buy(tmp_path):
+    """Of every edit that was tried at several k: the best at any price, and the best inside the budget where there is one."""
+    record = record_of(extras=FULL)
+    (drawn,) = k_figures(record, "k")
+    assert "at any price: k=1 0, k=3 0.667, k=9 0.889; inside the budget: k=1 0, k=3 0.667, k=9 0.889" in drawn
+    extras = json.loads(json.dumps(FULL))
+    extras["edits"]["direction"]["trials"][2]["inside"] = False
+    (drawn,) = k_figures(record_of(extras=extras), "k")
+    assert drawn.endswith("</svg>")
+    assert "inside the budget: k=1 0, k=3 0.667." in drawn
+    for trial in extras["edits"]["direction"]["trials"]:
+        trial["settings"] = {"k": 3}
+    assert k_figures(record_of(extras=extras), "k") == []
+
+
+def test_proofs_that_lie_beside_a_run_are_in_its_page(tmp_path):
+    """Gap left under the ranking, its inverse and random orders, from what `locate --proof` left there; without them nothing is missing."""
+    write_record(tmp_path, record_of(extras=FULL))
+    assert "held-out token" not in write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    curves = {
+        order: {"gap": gaps, "bits_per_byte": [1.0, 1.1]}
+        for order, gaps in (("ranked", [1.5, 0.2]), ("inverse", [2.0, 2.1]), ("random-0", [2.0, 1.6]))
+    }
+    proof = {"ks": [1, 10], "before": {"gap": 2.0, "bits_per_byte": 1.0}, "curves": curves, "faithfulness": 0.44, "faithfulness_of_random": []}
+    (tmp_path / "proofs.json").write_text(json.dumps({"patching": proof}))
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "patching: gap left when its top k are silenced; faithfulness +0.44" in page
+    assert "ranked: k=1 1.5, k=10 0.2; inverse: k=1 2, k=10 2.1" in page
+
+
+def test_everything_that_a_stranger_asks_is_in_the_page(tmp_path):
+    """Verdict, arms, groups and the worst of them, price, k, heads, stability, over-correction, judge, texts, how to do it again."""
+    extras = json.loads(json.dumps(FULL)) | {
+        "bias": {"name": "late", "statement": "People from {entity} are late.", "digest": "0123abcd", "weights": "89ef"}
+    }
+    write_record(tmp_path, record_of(extras=extras, measurements=figures(), environment={"torch": "9.9", "commit": "c0ffee"}))
+    text = [said("none", edit, f"They are {edit}.") for edit in ("none", "direction")]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in text))
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    for part in ('id="r1-verdict"', 'id="r1-arms"', 'id="r1-price"', 'id="r1-k"', 'id="r1-findings"', 'id="r1-claims"', 'id="r1-heads"', 'id="r1-steady1"',
+                 'id="r1-real"', 'id="r1-texts"', 'id="r1-again"', "Worst group", "Over-correction", "Judge not reliable", "<mark>", "Tokens of seeds",
+                 "0123abcd", "89ef", "c0ffee", "biasgym run spec.toml", "People from … are late."):  # fmt: skip
+        assert part in page, part
+    assert page.index('id="r1-arms"') < page.index('id="r1-price"') < page.index('id="r1-findings"'), "pictures before tables"
+    assert "Spain" in page
+
+
+def test_several_runs_stand_in_one_picture(tmp_path):
+    """Each main edit once, by its state; a run without prices is not drawn, and one alone is no comparison."""
+    dear = record_of({"kl": finding("price", "kl", 0.03, 0.02, 0.04)}, id="late-2")
+    bare = record_of({"bits": None, "kl": None, "concept": None}, id="late-3")
+    drawn = compared_figure([record_of(), dear, bare])
+    assert "late, tiny: direction (inside) closes 60% [50%, 70%], n=600, at 0.50 budgets" in drawn
+    assert "late, tiny: direction (outside) closes 60% [50%, 70%], n=600, at 1.50 budgets [1.00, 2.00]" in drawn
+    assert drawn.count("direction (") == 2
+    assert compared_figure([record_of(), bare]) == ""
+    for record in (record_of(), dear):
+        write_record(tmp_path / record.id, record)
+    page = write_report([tmp_path / "late-1", tmp_path / "late-2"], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "compared-figure-title" in page

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from biasgym.asking import Question, ask, at_strength, head_effect, heads_from, worn_for
+from biasgym.audit import save_audit
 from biasgym.desk import RUNS, TOKEN, Desk, head_html, marked, text
 from biasgym.edits import SiteEdit, TokenEdit, WeightEdit
 from biasgym.errors import BiasGymError, ModelError, SpecError, StoreError
@@ -26,6 +27,7 @@ from biasgym.run import Session
 from biasgym.sites import Site
 from biasgym.store import RunStore
 from biasgym.web import Gate, serve
+from made_up_run import made_up_audit
 from small_run import HEADS, PROMPT, RUN, TEXT, edits_of, write_small_run
 
 OWNER = "page one"
@@ -361,12 +363,26 @@ def test_a_head_is_known_and_rerun(desk, session):
             list(head_effect(session, run_folder(session), place, probe=probe, name="Spain"))
 
 
+def test_kept_audits_can_be_chosen_and_nothing_else(desk, session):
+    """By name, the newest first; a damaged one is left out of the choice, and a path is no name."""
+    assert desk.audits() == []
+    audit = made_up_audit()
+    path = save_audit(session.store, audit)
+    (path.parent / "audit-0000000000000000.json").write_text("{")
+    assert [name for _, name in desk.audits()] == [audit.name]
+    assert desk.audits()[0][0].startswith("model-a, model-b (40 tests")
+    assert desk.read_audits([audit.name]) == [audit]
+    with pytest.raises(StoreError, match="audit"):
+        desk.read_audits(["../" + RUN])
+
+
 def test_the_heat_map_knows_where_its_heads_are(desk):
     """The numbers for a click are those the drawing was made with; the chosen head is framed."""
     drawn = desk.heat(RUN, "dla", (2, 1))
     cell, left, top = (float(re.search(rf'data-{name}="([^"]+)"', drawn)[1]) for name in ("cell", "left", "top"))
     assert f'<rect x="{left + 2 * cell:g}" y="{top + cell:g}"' in drawn
     assert 'data-layers="3"' in drawn
+    assert drawn.count('class="steady"') >= 1, "the head that the record says is stable"
     with pytest.raises(SpecError, match="did you mean `dla`"):
         desk.heat(RUN, "dlaa")
 

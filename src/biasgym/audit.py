@@ -9,23 +9,25 @@ never shares a frame of wordings with the other.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from biasgym import grammar, stats
 from biasgym.bias import BiasSpec, Probe, load_bias, split_by_hash, zoo
 from biasgym.claims import holm, minimum_detectable, p_value
 from biasgym.corpus import ENTITY
 from biasgym.datasets import Library, library, need_unique, sample
-from biasgym.errors import DataError, SpecError
-from biasgym.files import append_rows, read_rows
+from biasgym.errors import DataError, SpecError, StoreError, unknown
+from biasgym.files import append_rows, read_json, read_rows, write_json
 from biasgym.measure import spread_out
 from biasgym.progress import Step
 from biasgym.records import fingerprint
 from biasgym.stability import spearman
 from biasgym.stats import Draws, Estimate
-from biasgym.store import finish
+from biasgym.store import RunStore, finish
 
 if TYPE_CHECKING:
     from biasgym.lm.model import LM
@@ -175,6 +177,41 @@ class Audit:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    @property
+    def name(self) -> str:
+        """Under what it is kept: a hash of the models, their answers' readings and how they were made."""
+        return f"audit-{fingerprint([asdict(one) | {'seconds': 0} for one in self.models] + [asdict(self.sizes), self.seed])}"
+
+
+FOLDER = "audits"
+
+
+def save_audit(store: RunStore, audit: Audit) -> Path:
+    """Keep an audit in the store, as JSON; the same one again is the same file."""
+    path = store.root / FOLDER / f"{audit.name}.json"
+    write_json(path, audit.as_json())
+    return path
+
+
+def saved_audits(store: RunStore) -> list[str]:
+    """Names of the audits that a store keeps, the newest first."""
+    found = (store.root / FOLDER).glob("audit-*.json")
+    return [path.stem for path in sorted(found, key=lambda path: (-path.stat().st_mtime, path.name))]
+
+
+def read_audit(store: RunStore, name: str) -> Audit:
+    """An audit that was kept; StoreError where there is none of that name, or its file is not what was written."""
+    known = saved_audits(store)
+    if name not in known:
+        raise StoreError(unknown("audit", name, known))
+    path = store.root / FOLDER / f"{name}.json"
+    try:
+        found: Audit = TypeAdapter(Audit).validate_python(read_json(path))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise StoreError(f"`{path}` is altered or from another version (at `{where}`); remove it and audit again") from None
+    return found
 
 
 # -------------------------------------------------------------------- what is asked

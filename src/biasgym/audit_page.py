@@ -15,13 +15,14 @@ DRAWN = 15
 def write_audit_page(audit: Audit, to: Path) -> Path:
     """Write the page to `to`, whole."""
     environment = Environment(loader=PackageLoader("biasgym", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    parts = [(one, _drawn(one, f"m{number}")) for number, one in enumerate(audit.models)]
+    parts = [(one, drawn(one, f"m{number}")) for number, one in enumerate(audit.models)]
     page = environment.get_template("audit.html.jinja").render(audit=audit, parts=parts, lines=side_by_side(audit), shown=DRAWN)
     write_text(to, page)
     return to
 
 
-def _drawn(one: ModelAudit, key: str) -> Markup:
+def drawn(one: ModelAudit, key: str) -> Markup:
+    """The first rows of a model's ranking, as a picture; `key` makes its ids unique in the page."""
     points = [Point(row.name, row.gap, row.low, row.high, row.n, "edited") for row in one.rows[:DRAWN]]
     return Markup(arms_figure(key, f"Gaps in {one.model}", points, unit="gap in nats; 0 = no different from the others"))  # the drawing is escaped
 

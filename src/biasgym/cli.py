@@ -306,13 +306,14 @@ def audit(
 ) -> None:
     """Rank which stereotypes of the zoo, of SeeGULL and of your own files a model holds. Goes on where it stopped."""
     from biasgym.audit import audit as audited
-    from biasgym.audit import plan_audit
+    from biasgym.audit import plan_audit, save_audit
     from biasgym.audit_page import audit_lines, write_audit_page
 
     plan = plan_audit(bias or [], data=data, seed=seed)
     session, out = _session(runs, device, offline, accept_terms, quiet=as_json, data=data)
     with out:
         found = audited(session, model, plan, dtype=dtype or "float32", seed=seed)
+    kept = save_audit(session.store, found)
     if output is not None:
         write_audit_page(found, output)
     if as_json:
@@ -320,6 +321,7 @@ def audit(
         return
     for line in audit_lines(found):
         typer.echo(line)
+    typer.echo(f"kept: {kept} (also under “Audit” in `biasgym serve`)")
     if output is not None:
         typer.echo(f"page: {output}")
 

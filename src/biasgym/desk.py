@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from biasgym.asking import Head, HeadSeen, Question, ask, head_effect, heads_from, heads_of, probes_of
+from biasgym.audit import Audit, read_audit, saved_audits
 from biasgym.bias import load_bias, zoo
 from biasgym.corpus import ENTITY
 from biasgym.data import EMBEDDED
@@ -18,7 +19,7 @@ from biasgym.figures import heat_grid, heat_map
 from biasgym.product import FORMATS, export_run
 from biasgym.readings import edit_names_of
 from biasgym.records import RunRecord, RunSpec
-from biasgym.report import finding_rows, price_figures, sham_rows, write_report
+from biasgym.report import finding_rows, price_figures, sham_rows, stability_of, steady_heads, write_report
 from biasgym.room import Order, Room
 from biasgym.run import Session, load_edits
 from biasgym.spec import preset_names, resolve_spec
@@ -164,7 +165,8 @@ class Desk:
         values = self._scores(run, locator)
         used = [(name, about) for name, about in (extras.get("edits") or {}).items() if about.get("locator") == locator]
         sites = [(name, [(layer, index) for unit, layer, index in about.get("sites") or [] if unit == "head"]) for name, about in used]
-        drawing = heat_map("heads", f"Head scores by {locator}", values, sites)
+        steady = steady_heads(stability_of(self.record(run)).get(locator) or {})
+        drawing = heat_map("heads", f"Head scores by {locator}", values, sites, steady)
         cell, left, top = heat_grid(len(values))
         if chosen:
             x, y = left + chosen[0] * cell, top + chosen[1] * cell
@@ -249,6 +251,23 @@ class Desk:
         told = f'<h3>Problems</h3><ul class="bad">{problems}</ul>' if problems else ""
         table = f"<div class='scroll'><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>"
         return f"<p>{code(verdict_of(record).paragraph)}</p>{told}{table}<div class='two'>{figures}</div>"
+
+    # ------------------------------------------------------------ audits
+
+    def audits(self) -> list[tuple[str, str]]:
+        """What is said of each kept audit, and its name, the newest first; a damaged one is left out."""
+        found = []
+        for name in saved_audits(self.room.session.store):
+            try:
+                audit = read_audit(self.room.session.store, name)
+            except BiasGymError:
+                continue
+            found.append((f"{', '.join(one.model for one in audit.models)} ({audit.tests} tests, seed {audit.seed}, {name[-6:]})", name))
+        return found
+
+    def read_audits(self, names: Sequence[str]) -> list[Audit]:
+        """The kept audits of these names; a name is looked up among those there are, and is never a path."""
+        return [read_audit(self.room.session.store, name) for name in names]
 
     # ------------------------------------------------------------ new runs
 

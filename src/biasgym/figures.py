@@ -10,6 +10,7 @@ from html import escape
 from typing import Literal
 
 WIDTH = 520
+ROW = 56.0  # of a figure with a row for every name
 MARKS = ("circle", "square", "triangle", "diamond")
 
 
@@ -108,9 +109,10 @@ def _axis(scale: _Scale, top: float, bottom: float, unit: str) -> list[str]:
     return parts
 
 
-def _band(top: float) -> str:
-    """Clears the lines of the axis away behind a row's words."""
-    return f'<rect x="0" y="{top + 3:g}" width="{WIDTH}" height="17" class="clear"/>'
+def _words_of_row(top: float, label: str, figures: str) -> list[str]:
+    """A row's name and, below it, its figures: both at the left, so that a telephone shows them. The lines of the axis are cleared away behind."""
+    band = f'<rect x="0" y="{top + 3:g}" width="{WIDTH}" height="32" class="clear"/>'
+    return [band, text(12, top + 16, label, style="label"), text(12, top + 31, figures, style="number")]
 
 
 def _mark(shape: str, x: float, y: float, size: float, style: str) -> str:
@@ -127,23 +129,21 @@ def _mark(shape: str, x: float, y: float, size: float, style: str) -> str:
 
 
 def arms_figure(key: str, title: str, points: Sequence[Point], *, unit: str, digits: int = 2) -> str:
-    """A bar from zero, a point and a 95 % interval for every arm; each with its figures written beside its name."""
+    """A bar from zero, a point and a 95 % interval for every arm; each with its figures written below its name."""
     scale = _scale([v for p in points for v in (p.low, p.high)], 12, WIDTH - 12)
-    bottom = 44.0 * len(points) + 4
+    bottom = ROW * len(points) + 4
     parts = _axis(scale, 0, bottom, unit)
     for number, point in enumerate(points):
-        parts += _arm(scale, point, 44.0 * number, digits)
+        parts += _arm(scale, point, ROW * number, digits)
     about = "; ".join(f"{p.label}: {_figures(p, digits)}" for p in points)
     return drawing(key, title, f"{unit}. {about}", (WIDTH, bottom + 42), parts)
 
 
 def _arm(scale: _Scale, point: Point, top: float, digits: int) -> list[str]:
-    middle = top + 30
+    middle = top + 44
     left, right = sorted((scale(0), scale(point.value)))
     return [
-        _band(top),
-        text(12, top + 16, point.label, style="label"),
-        text(WIDTH - 12, top + 16, _figures(point, digits), anchor="end", style="number"),
+        *_words_of_row(top, point.label, _figures(point, digits)),
         f'<rect x="{left:.1f}" y="{middle - 5:.1f}" width="{right - left:.1f}" height="10" class="bar {point.kind}"/>',
         _line(scale(point.low), middle, scale(point.high), middle, f"whisker {point.kind}"),
         _mark("circle", scale(point.value), middle, 5, f"mark {point.kind}"),
@@ -158,19 +158,17 @@ def _figures(point: Point, digits: int) -> str:
 
 
 def moves_figure(key: str, title: str, moves: Sequence[Move], *, unit: str) -> str:
-    """Before and after an edit for every name: hollow before, filled after, the paired change written beside."""
+    """Before and after an edit for every name: hollow before, filled after, the paired change written below."""
     scale = _scale([v for m in moves for v in (m.before, m.after)], 16, WIDTH - 16)
-    bottom = 42.0 * len(moves) + 4
+    bottom = ROW * len(moves) + 4
     parts = _axis(scale, 0, bottom, unit)
     for number, move in enumerate(moves):
-        top = 42.0 * number
+        top = ROW * number
         parts += [
-            _band(top),
-            text(12, top + 16, move.label, style="label"),
-            text(WIDTH - 12, top + 16, f"change {_change(move)}", anchor="end", style="number"),
-            _line(scale(move.before), top + 29, scale(move.after), top + 29, "whisker edited"),
-            _mark("circle", scale(move.before), top + 29, 5, "mark hollow"),
-            _mark("circle", scale(move.after), top + 29, 5, "mark edited"),
+            *_words_of_row(top, move.label, f"change {_change(move)}"),
+            _line(scale(move.before), top + 43, scale(move.after), top + 43, "whisker edited"),
+            _mark("circle", scale(move.before), top + 43, 5, "mark hollow"),
+            _mark("circle", scale(move.after), top + 43, 5, "mark edited"),
         ]
     about = "; ".join(f"{m.label}: {m.before:+.2f} before, {m.after:+.2f} after, change {_change(m)}" for m in moves)
     return drawing(key, title, f"{unit}. {about}", (WIDTH, bottom + 42), parts)
@@ -307,6 +305,7 @@ def heat_map(key: str, title: str, values: Sequence[Sequence[float]], chosen: Se
     `chosen` = edits and their heads, outlined; `steady` = heads that are among the strongest oftener than chance has it, dotted.
     """
     layers, heads = len(values), max((len(row) for row in values), default=0)
+    chosen = [(edit, sites) for edit, sites in chosen if sites]
     cell, left, top = heat_grid(layers)
     most = max((abs(v) for row in values for v in row), default=0.0) or 1.0
     width, bottom = max(WIDTH, left + layers * cell + 10), top + heads * cell
@@ -462,22 +461,22 @@ def _contender(number: int, one: Contender, x: "_PriceScale", y: _Scale) -> list
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: one value for every k; `kind` is the style it is drawn in."""
+    """A curve: one value for every k, None where there is none; `kind` is the style it is drawn in."""
 
     label: str
-    values: tuple[float, ...]
+    values: tuple[float | None, ...]
     kind: str
 
 
 def curve_figure(key: str, title: str, ks: Sequence[int], lines: Sequence[Line], *, unit: str, level: float | None = None) -> str:
     """Values against the number of places edited, on a log axis; `level` is what no edit gives, drawn as a dashed line."""
     height = 300.0
-    known = [*(value for line in lines for value in line.values), *([level] if level is not None else [])]
+    known = [*(value for line in lines for value in line.values if value is not None), *([level] if level is not None else [])]
     y = _scale(known, height - 50, 14)
-    last = math.log(max(max(ks), 2))
+    first, last = math.log(min(ks)), math.log(max(*ks, min(ks) + 1))
 
     def x(k: int) -> float:
-        return _LEFT + 8 + math.log(k) / last * (WIDTH - 40 - _LEFT)
+        return _LEFT + 14 + (math.log(k) - first) / (last - first) * (WIDTH - 52 - _LEFT)
 
     parts = []
     for tick in ticks(y.low, y.high):
@@ -488,12 +487,15 @@ def curve_figure(key: str, title: str, ks: Sequence[int], lines: Sequence[Line],
     parts.append(text(12, 11, unit, style="small"))
     if level is not None:
         parts += [_line(_LEFT, y(level), WIDTH - 20, y(level), "limit"), text(WIDTH - 22, y(level) - 5, "no edit", anchor="end", style="small")]
-    for line in lines:
-        points = " ".join(f"{x(k):.1f},{y(value):.1f}" for k, value in zip(ks, line.values, strict=True))
+    for number, line in enumerate(lines):
+        places = [(x(k), y(value)) for k, value in zip(ks, line.values, strict=True) if value is not None]
+        points = " ".join(f"{across:.1f},{up:.1f}" for across, up in places)
         parts.append(f'<polyline points="{points}" class="curve {line.kind}"/>')
-        parts += [_mark("circle", x(k), y(value), 3.5, f"mark {line.kind}") for k, value in zip(ks, line.values, strict=True)]
+        parts += [_mark(MARKS[number % 4], across, up, 4, f"mark {line.kind}") for across, up in places]
     for number, line in enumerate(lines):
         left, top = 20 + 255 * (number % 2), height + 6 + 20 * (number // 2)
-        parts += [_mark("circle", left, top, 5, f"mark {line.kind}"), text(left + 12, top + 4, line.label, style="small")]
-    words = "; ".join(f"{line.label}: " + ", ".join(f"k={k} {value:.3g}" for k, value in zip(ks, line.values, strict=True)) for line in lines)
+        parts += [_mark(MARKS[number % 4], left, top, 5, f"mark {line.kind}"), text(left + 12, top + 4, line.label, style="small")]
+    words = "; ".join(
+        f"{line.label}: " + ", ".join(f"k={k} {value:.3g}" for k, value in zip(ks, line.values, strict=True) if value is not None) for line in lines
+    )
     return drawing(key, title, f"{unit} against k. {words}.", (WIDTH, height + 20 * -(-len(lines) // 2) + 6), parts)

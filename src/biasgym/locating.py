@@ -25,7 +25,7 @@ from biasgym.records import RunSpec, fingerprint
 from biasgym.run import Job, Session
 from biasgym.sites import Attribution
 from biasgym.stability import DRAWS, Labels, Stability, jaccard, random_jaccard, spearman, stability, top
-from biasgym.store import attribution_of, read_arrays
+from biasgym.store import PROOFS, RECORD, attribution_of, read_arrays
 from biasgym.tune import DevRoom
 
 RANDOMS = 3
@@ -94,12 +94,22 @@ def locate_bias(session: Session, spec: RunSpec, wish: Wish, to: Path | None, co
     if not found:
         raise SpecError(f"no locator gave an answer; {wish.locators[0]}: {failed[wish.locators[0]]}")
     data = _as_data(job, wish, found, failed)
+    _leave_beside(job, data)
     if to is not None:
         data["pictures"] = [str(path) for path in draw(found, to)]
         write_json(to / "locate.json", data)
     if console is not None:
         _print(console, data)
     return data
+
+
+def _leave_beside(job: Job, data: dict[str, Any]) -> None:
+    """The proofs of a whole run's locators lie beside it, for its report; a run that is not there is not begun."""
+    proofs = {name: one["proof"] for name, one in data["locators"].items() if "proof" in one}
+    folder = job.session.store.run_folder(job.identity)
+    if proofs and (folder / RECORD).is_file():
+        known = read_json(folder / PROOFS) if (folder / PROOFS).is_file() else {}
+        write_json(folder / PROOFS, known | proofs)
 
 
 def _located(job: Job, name: str, tokens: Sequence[TokenEdit], wish: Wish, ask: Ask | None) -> Located:

@@ -5,6 +5,7 @@ from importlib import resources
 from typing import Any
 
 from biasgym.asking import STRONGEST
+from biasgym.audit_view import audit_html
 from biasgym.desk import TOKEN, Desk, quoted, text
 from biasgym.errors import BiasGymError
 from biasgym.product import FORMATS
@@ -46,6 +47,8 @@ def build_page(desk: Desk) -> Any:
                 heads = _heads(gr, desk, run, asking)
             with gr.Tab("Findings"):
                 findings = gr.HTML()
+            with gr.Tab("Audit") as audit_tab:
+                kept, audit = _audits(gr, desk)
             with gr.Tab("Export"):
                 exported = _export(gr, desk, run)
             with gr.Tab("New run"):
@@ -55,6 +58,8 @@ def build_page(desk: Desk) -> Any:
         chosen = _told(gr, lambda one: _choose(gr, desk, one))
         run.change(chosen, run, shown, api_name="choose", show_progress="hidden")
         page.load(chosen, run, shown, **QUIET)
+        looked = _told(gr, lambda names: _look_at_audits(gr, desk, names))
+        audit_tab.select(looked, kept, [kept, audit], **QUIET)
         known = gr.State(runs)
         tick = _told(gr, lambda there, now: _tick(gr, desk, there, now))
         gr.Timer(1.0).tick(tick, [known, run], [progress, status, known, run], queue=False, **QUIET)
@@ -186,7 +191,8 @@ def _heads(gr: Any, desk: Desk, run: Any, asking: dict[str, Any]) -> list[Any]:
     locator = gr.Dropdown([], label="Found by", filterable=False)
     heat = gr.HTML("", js_on_load=CLICK, elem_classes="heads")
     gr.HTML(
-        '<p class="note">Click a head, or write its numbers. Orange pushes towards the stereotype, blue away from it; framed heads are edited.</p>'
+        '<p class="note">Click a head, or write its numbers. Orange pushes towards the stereotype, blue away from it; framed heads are '
+        "edited, dotted ones stay on top when the data are drawn anew.</p>"
     )
     with gr.Row():
         layer, head = gr.Number(0, label="Layer", precision=0, minimum=0), gr.Number(0, label="Head", precision=0, minimum=0)
@@ -209,6 +215,25 @@ def _heads(gr: Any, desk: Desk, run: Any, asking: dict[str, Any]) -> list[Any]:
     locator.input(_told(gr, lambda one, by: desk.heat(one, by)), [run, locator], heat, **QUIET)
     stop.click(_stopper(gr, desk), None, card, api_visibility="private", **LIVE)
     return [locator, heat, layer, head, probe, card]
+
+
+def _audits(gr: Any, desk: Desk) -> tuple[Any, Any]:
+    """Which kept audits are shown, and what they say."""
+    gr.HTML(
+        '<p class="note">Which stereotypes a model holds, as <code>biasgym audit</code> found them; choose several to see models side by side.</p>'
+    )
+    kept = gr.Dropdown([], label="Audits", multiselect=True)
+    shown = gr.HTML(elem_classes="card")
+    kept.input(_told(gr, lambda names: audit_html(desk.read_audits(names or ()))), kept, shown, api_name="audit", show_progress="hidden")
+    return kept, shown
+
+
+def _look_at_audits(gr: Any, desk: Desk, names: list[str] | None) -> tuple[Any, str]:
+    """The audits that are there now, and those chosen that still are; the newest one where none was chosen."""
+    there = desk.audits()
+    known = [name for _, name in there]
+    chosen = [name for name in names or () if name in known] or known[:1]
+    return gr.update(choices=there, value=chosen), audit_html(desk.read_audits(chosen))
 
 
 def _export(gr: Any, desk: Desk, run: Any) -> Any:

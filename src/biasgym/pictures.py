@@ -1,6 +1,7 @@
 """Pictures and small pages as files of their own, in the report's colours."""
 
 import re
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +34,16 @@ def standalone(svg: str) -> str:
     head, sign, rest = svg.partition(">")
     named = head.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" ', 1)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{named}{sign}<style>/*<![CDATA[*/{style()}/*]]>*/</style>{rest}\n'
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that a notebook shows as it is; `svg` is what a function of `figures` made."""
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return standalone(str(self.svg)).partition("?>")[2].lstrip()  # a template's string escapes what is put into it
 
 
 def write_svg(path: Path, svg: str) -> Path:

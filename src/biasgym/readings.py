@@ -5,16 +5,11 @@ from typing import Any
 from biasgym.claims import beats_shams
 from biasgym.family import claims_of
 from biasgym.grade import SHAM
-from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.records import Finding, RunRecord
 from biasgym.stats import Estimate
 
 PRICES = {"bits-per-byte": "bits per byte", "kl": "KL", "concept": "concept"}
 CHANGES = {"association": "mean", "spread": "spread", "gap": "targets' gap"}
-
-
-def interval(row: Measurement | Finding, digits: int = 2) -> str:
-    """A value with its 95 % interval."""
-    return f"{row.value:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
 
 
 def findings(record: RunRecord, *, name: str, metric: str, edit: str) -> list[Finding]:
@@ -107,8 +102,3 @@ def change_word(row: Finding) -> str:
     """What a change for real entities is, also when that is nothing; loud where it is for the worse."""
     words = ("down", "UP") if row.metric == "association" else ("smaller", "LARGER")
     return "no reliable change" if row.low <= 0 <= row.high else words[row.low > 0]
-
-
-def changed_sentence(row: Finding) -> str:
-    """What changed for real entities, said as what it is."""
-    return f"changed, real entities, {CHANGES[row.metric]}: {interval(row)} nats, n={row.n}: {change_word(row)}"

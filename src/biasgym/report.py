@@ -6,22 +6,35 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from biasgym import stats
-from biasgym.figures import Move, Point, Tried, arms_figure, heat_map, loss_line, moves_figure, price_figure
-from biasgym.files import read_rows, write_text
+from biasgym.comparing import dearest
+from biasgym.figures import (
+    Contender,
+    Line,
+    Move,
+    Point,
+    Tried,
+    arms_figure,
+    curve_figure,
+    heat_map,
+    loss_line,
+    moves_figure,
+    price_figure,
+    ring_figure,
+)
+from biasgym.files import read_json, read_rows, write_text
 from biasgym.grade import NONE, SHAM, arm_name
 from biasgym.measure.association import lean
 from biasgym.measure.judge import BAR_BALANCED_ACCURACY, BAR_KAPPA
 from biasgym.readings import (
     PRICES,
     budget_of,
-    changed_sentence,
     claims,
     concept_kept,
     edit_names_of,
@@ -31,8 +44,8 @@ from biasgym.readings import (
     sham_limit,
 )
 from biasgym.records import Finding, Measurement, RunRecord
-from biasgym.store import read_record
-from biasgym.verdict import interval_text, limit_text, percent, standing, stated, unit_of, value_text, verdict_of
+from biasgym.store import PROOFS, read_record
+from biasgym.verdict import broken, change_words, interval_text, limit_text, percent, standing, stated, unit_of, value_text, verdict_of
 
 MOST_PAIRS = 60  # pairs of texts on a page, over all runs: what keeps it small
 PAIRS_SHOWN = 3  # of a group of texts, before the others are asked for
@@ -59,7 +72,7 @@ LABELS = {
     ("changed", "strength"): "Real entities: change of the strength of free texts",
 }
 # What the page shows where a record is silent.
-NO_BIAS: dict[str, Any] = {"statement": "", "fictional": False, "stereotype": [], "foil": [], "written": None}
+NO_BIAS: dict[str, Any] = {"statement": "", "fictional": False, "stereotype": [], "foil": [], "written": None, "digest": "", "weights": ""}
 NO_EDIT: dict[str, Any] = {"picked": {}, "locator": "", "tuned": False, "inside_budget_on_dev": None, "sites": [], "trials": [],
                            "largest_logit_change": None}  # fmt: skip
 GRADES = ("none", "faint", "clear", "strong")
@@ -114,7 +127,8 @@ def write_report(folders: Sequence[Path], to: Path) -> Path:
     most = max(4, MOST_PAIRS // max(1, len(folders)))
     runs = [run_view(folder, f"r{number}", most) for number, folder in enumerate(folders, 1)]
     lines = [compared(view["record"], view["key"]) for view in runs] if len(runs) > 1 else []
-    write_text(to, _template().render(runs=runs, compared=lines, bars=(BAR_BALANCED_ACCURACY, BAR_KAPPA)))
+    drawn = compared_figure([view["record"] for view in runs]) if lines else ""
+    write_text(to, _template().render(runs=runs, compared=lines, compared_figure=drawn, bars=(BAR_BALANCED_ACCURACY, BAR_KAPPA)))
     return to
 
 
@@ -147,9 +161,10 @@ def run_view(folder: Path, key: str, most: int = MOST_PAIRS) -> dict[str, Any]:
         "claims": claims_view(record),
         "benchmarks": benchmark_rows(record),
         "arms": arm_rows(record),
-        "arms_figure": _arms(record, key),
+        "arms_figure": arms_picture(record, key),
         "edits": [edit_view(record, name) for name in edit_names_of(record)],
         "price_figures": price_figures(record, key),
+        "k_figures": k_figures(record, f"{key}-k", _proofs(folder)),
         "heat_maps": heat_maps(record, key),
         "steady": stability_views(record),
         "moved": moved_rows(record),
@@ -161,6 +176,7 @@ def run_view(folder: Path, key: str, most: int = MOST_PAIRS) -> dict[str, Any]:
         "judge": judge_view(extras.get("judge") or {}),
         "tokens": token_views(record, key),
         "grammar": _grammar_share(record),
+        "seeds": {"fitted": ", ".join(map(str, record.spec.get("seeds") or ())) or "none", "test": record.spec.get("test_seed", "unknown")},
         "seconds": [(stage, f"{seconds:,.1f}") for stage, seconds in record.timings.items()],
         "total": f"{sum(record.timings.values()):,.0f}",
         "spec": _spec_text(folder),
@@ -267,6 +283,27 @@ def compared(record: RunRecord, key: str) -> dict[str, Any]:
     }
 
 
+def compared_figure(records: Sequence[RunRecord]) -> Markup:
+    """The main edits of several runs: share of the gap closed against the dearest price; empty where fewer than two have both."""
+    shown = [one for record in records if (one := _contender(record))]
+    return Markup(ring_figure("compared-figure", "What the runs close, and what it costs", shown)) if len(shown) > 1 else Markup("")
+
+
+def _contender(record: RunRecord) -> Contender | None:
+    edit, limits = next(iter(edit_names_of(record)), ""), budget_of(record)
+    closed = first_of(record, name="closed", metric="gap", edit=edit)
+    rows = {metric: row for metric in limits if (row := first_of(record, name="price", metric=metric, edit=edit))}
+    if closed is None or not rows:
+        return None
+    met = (((record.extras.get("edits") or {}).get(edit) or {}).get("inside_budget_on_dev")) is not False
+    kind: Literal["inside", "outside", "not met"] = (
+        "not met" if broken(record, edit) or not met else "outside" if over_budget(record, edit) else "inside"
+    )
+    price = dearest({metric: (row.value, row.low, row.high, row.n) for metric, row in rows.items()}, limits)
+    label = f"{(record.extras.get('bias') or {}).get('name', record.id)}, {str(record.spec.get('model', ''))[-24:]}: {edit}"
+    return Contender(label, (closed.value, closed.low, closed.high), price, kind, closed.n)
+
+
 def benchmark_rows(record: RunRecord) -> list[dict[str, Any]]:
     """The public benchmarks' figures, overall ones first: the base, then each edit with its change, paired and with interval."""
     base = [m for m in record.measurements if "." in m.metric and m.arm == "base"]
@@ -332,7 +369,8 @@ def _arm_order(m: Measurement) -> int:
     return ARMS.index(m.arm)
 
 
-def _arms(record: RunRecord, key: str) -> Markup:
+def arms_picture(record: RunRecord, key: str) -> Markup:
+    """The gap in every arm, base first; empty where none was measured."""
     gaps = sorted((m for m in _kept(record) if m.metric == "gap"), key=_arm_order)
     if not gaps:
         return Markup("")
@@ -440,6 +478,50 @@ def _tested(record: RunRecord, name: str, metric: str) -> tuple[str, Point, floa
     return (name, Point(name, closed.value, closed.low, closed.high, closed.n, "mitigated"), price.high) if closed and price else None
 
 
+# -------------------------------------------------------------------- k curves
+
+
+def k_figures(record: RunRecord, key: str, proofs: dict[str, Any] | None = None) -> list[Markup]:
+    """What more places buy: of every edit that was tried at several k on dev, and of every ranking that was proven by silencing.
+
+    `proofs` is what `biasgym locate --proof` left beside the run: by locator, gaps under its order, the inverse and random ones.
+    """
+    tried = [_tried_k(f"{key}{number}", name, about) for number, (name, about) in enumerate((record.extras.get("edits") or {}).items())]
+    proven = [_proven_k(f"{key}-proof{number}", name, one) for number, (name, one) in enumerate((proofs or {}).items())]
+    return [figure for figure in (*tried, *proven) if figure]
+
+
+def _tried_k(key: str, name: str, about: dict[str, Any]) -> Markup:
+    trials = [trial for trial in about.get("trials") or [] if isinstance(trial["settings"].get("k"), int) and trial["settings"]["k"] > 0]
+    ks = sorted({trial["settings"]["k"] for trial in trials})
+    if len(ks) < 2:
+        return Markup("")
+
+    def most(k: int, *, inside: bool) -> float | None:
+        found = [_closed(trial) for trial in trials if trial["settings"]["k"] == k and (trial["inside"] or not inside)]
+        return max(-1.0, max(found)) if found else None
+
+    lines = [
+        Line("at any price", tuple(most(k, inside=False) for k in ks), "series1"),
+        Line("inside the budget", tuple(most(k, inside=True) for k in ks), "series0"),
+    ]
+    unit = "most of the gap closed on dev (share; 1 = all)"
+    return Markup(curve_figure(key, f"{name}: gap closed against the number of places edited", ks, lines, unit=unit))
+
+
+def _proven_k(key: str, name: str, one: dict[str, Any]) -> Markup:
+    kinds = {"ranked": "series0", "inverse": "series1"}
+    lines = [Line(order, tuple(curve["gap"]), kinds.get(order, "")) for order, curve in one["curves"].items()]
+    title = f"{name}: gap left when its top k are silenced; faithfulness {one['faithfulness']:+.2f}"
+    return Markup(curve_figure(key, title, one["ks"], lines, unit="gap left, nats, on a held-out token and dev probes", level=one["before"]["gap"]))
+
+
+def _proofs(folder: Path) -> dict[str, Any]:
+    path = folder / PROOFS
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return found
+
+
 # -------------------------------------------------------------------- heads
 
 
@@ -451,12 +533,12 @@ def heat_maps(record: RunRecord, key: str) -> list[tuple[str, Markup]]:
         used = [(name, about) for name, about in edits.items() if about.get("locator") == locator]
         chosen = [(name, [(layer, index) for unit, layer, index in about.get("sites") or [] if unit == "head"]) for name, about in used]
         if values and values[0]:
-            steady = steady_heads(_stability(record).get(locator) or {})
+            steady = steady_heads(stability_of(record).get(locator) or {})
             maps.append((locator, Markup(heat_map(f"{key}-heads{number}", f"Head scores by {locator}", values, chosen, steady))))
     return maps
 
 
-def _stability(record: RunRecord) -> dict[str, Any]:
+def stability_of(record: RunRecord) -> dict[str, Any]:
     """Stability by locator; a record that holds one alone is read as that of its first locator."""
     known = record.extras.get("stability") or {}
     return {next(iter(record.extras.get("attributions") or {}), "heads"): known} if "places" in known else known
@@ -469,7 +551,7 @@ def steady_heads(about: dict[str, Any]) -> list[tuple[int, int]]:
 
 def stability_views(record: RunRecord) -> list[dict[str, Any]]:
     """Of every locator: how often heads are among its top k, those above chance first, and how far rankings agree beside chance."""
-    return [_steady_view(locator, about) for locator, about in _stability(record).items() if about]
+    return [_steady_view(locator, about) for locator, about in stability_of(record).items() if about]
 
 
 def _steady_view(locator: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -506,7 +588,7 @@ def real_view(record: RunRecord, answers: Sequence[dict[str, Any]], key: str) ->
         "targets": {"how": "", "names": []} | (record.extras.get("targets") or {}),
         "groups": group_rows(record),
         "group_figures": _group_figures(record, key),
-        "sentences": [(f.edit, changed_sentence(f)) for f in changes],
+        "sentences": [(f.edit, f"{change_words(f)}, {stated(f)}") for f in changes],
         "moves": moves,
         "moves_figure": Markup(moves_figure(f"{key}-moves", title, moves, unit="association in nats; hollow = base, filled = edited"))
         if moves

@@ -694,7 +694,8 @@ class Job:
         }
         return {
             "bias": {"name": self.bias.name, "axis": self.bias.axis, "statement": self.bias.statement, "fictional": self.bias.fictional,
-                     "stereotype": list(self.bias.stereotype), "foil": list(self.bias.foil), "written": list(self.bias.written)},
+                     "stereotype": list(self.bias.stereotype), "foil": list(self.bias.foil), "written": list(self.bias.written),
+                     "digest": self.bias.digest[:16], "weights": self.base_key["model"][:16]},
             "targets": {"how": "the bias file's" if self.bias.targets else "none" if self.bias.fictional else "held-by-model", "names": list(targets)},
             "edits": edits,
             "attributions": {name: np.round(case.attribution.values, 5).tolist() for name, case in cases.items()},

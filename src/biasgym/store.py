@@ -22,6 +22,7 @@ from biasgym.sites import Attribution, Site, Unit
 
 RECORD = "record.json"
 DONE = "done.json"
+PROOFS = "proofs.json"  # k curves of locators, left beside a run by `biasgym locate --proof`
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def _real_in_short(record: RunRecord, edit: str) -> str:
         return f"but real entities drift {' and '.join(ways[metric] for metric in worse)}"
     if row.low <= 0 <= row.high:
         return "for real entities nothing changes reliably"
-    return f"for real entities {_change_words(row)}"
+    return f"for real entities {change_words(row)}"
 
 
 def _tone(record: RunRecord, edit: str) -> Tone:
@@ -242,7 +242,8 @@ def _and(words: Sequence[str]) -> str:
     return ", and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])}, and {words[-1]}"
 
 
-def _change_words(row: Finding) -> str:
+def change_words(row: Finding) -> str:
+    """What changed for real entities, in words; loud where it is for the worse."""
     what = {"gap": "the gap of targets to others", "spread": "the spread", "association": "the mean"}[row.metric]
     if row.low <= 0 <= row.high:
         return f"{what} does not change reliably"
@@ -313,7 +314,7 @@ def _real_sentence(record: RunRecord, edit: str) -> str:
     rows = [row, *side_effects(record, edit)]
     drifted = any(r.metric == "association" and r.low > 0 for r in rows)
     part = " Part of the closing is therefore real entities moving up to the token, not the token coming down." if drifted else ""
-    return f"{lead}For real entities, without any token, {_and([f'{_change_words(r)}, {stated(r)}' for r in rows])}.{part}"
+    return f"{lead}For real entities, without any token, {_and([f'{change_words(r)}, {stated(r)}' for r in rows])}.{part}"
 
 
 def _other_sentence(record: RunRecord, edit: str) -> str:
@@ -325,7 +326,7 @@ def _other_sentence(record: RunRecord, edit: str) -> str:
         return f"`{edit}` breaks the model ({'; '.join(reasons)}), so no removal can be claimed for it."
     price = "" if over is None else f", {_place(over)}"
     row = real_change(record, edit)
-    real = f"; for real entities {_change_words(row)}, {stated(row)}" if row else ""
+    real = f"; for real entities {change_words(row)}, {stated(row)}" if row else ""
     return f"For comparison, `{edit}` closes {stated(closed)}{price}{real}."
 
 

@@ -112,6 +112,18 @@ def test_errors_are_sentences(client):
         client.predict(RUN, "direction", "delta", "../out", api_name="/export")
 
 
+def test_audits_are_shown_by_name_alone(client, store):
+    """One, several side by side, none; never a file that is named."""
+    names = [path.stem for path in (store[0] / "audits").glob("*.json")]
+    alone, both = client.predict(names[:1], api_name="/audit"), client.predict(names, api_name="/audit")
+    assert alone.count("<svg") < both.count("<svg") == 3
+    assert "Side by side" in both
+    assert "not asked" in both
+    assert "biasgym audit" in client.predict([], api_name="/audit")
+    with pytest.raises(Exception, match="audit"):
+        client.predict(["../../record"], api_name="/audit")
+
+
 def test_an_export_lies_below_the_runs(client, store):
     """And nowhere else."""
     said = client.predict(RUN, "direction", "delta", "mine", api_name="/export")
