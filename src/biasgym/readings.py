@@ -3,8 +3,7 @@
 from typing import Any
 
 from biasgym.claims import beats_shams
-from biasgym.family import claims_of
-from biasgym.grade import SHAM
+from biasgym.family import SHAM, claims_of
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.stats import Estimate
 
