@@ -3,13 +3,20 @@
 import csv
 import io
 import json
+import os
+import random
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from biasgym import query_cache
 from biasgym.errors import SpecError, StoreError
 from biasgym.query import COLUMNS, ask, leaderboard, read_ledger, standing_counts, tables_of, write_parquet, written
+from biasgym.query_cache import ask_folder
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.store import RunStore, write_record
 from biasgym.trackers import figures_of, send
@@ -159,11 +166,13 @@ def test_sql_over_all_tables(runs):
 )
 def test_wrong_sql_is_one_line(sql, said, runs, tmp_path):
     """With the names there are; nothing outside the tables is reached."""
+    ask_folder(runs, "SELECT 1")
     before = sorted(path for path in tmp_path.rglob("*"))
-    with pytest.raises(SpecError) as caught:
-        ask(read_ledger(runs).records, sql)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for question in (lambda: ask(read_ledger(runs).records, sql), lambda: ask_folder(runs, sql)):
+        with pytest.raises(SpecError) as caught:
+            question()
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
     assert before == sorted(path for path in tmp_path.rglob("*"))
 
 
@@ -189,6 +198,134 @@ def test_two_thousand_records_are_asked_in_no_time(tmp_path):
     answer = ask(read_ledger(tmp_path).records, "SELECT model, avg(value) FROM findings WHERE name = 'closed' GROUP BY model")
     assert answer.rows[0][0] == "m"
     assert time.process_time() - start < 3
+
+
+# -------------------------------------------------------------------- the kept tables
+
+ALL = {
+    "runs": "SELECT * FROM runs",
+    "measurements": "SELECT * FROM measurements",
+    "findings": "SELECT * FROM findings",
+    "timings": "SELECT * FROM timings",
+    "trials": "SELECT * FROM trials",
+    "joined": "SELECT r.model, f.edit, max(f.value) FROM runs r JOIN findings f USING (run) GROUP BY ALL ORDER BY ALL",
+}
+
+
+def assert_same_answers(runs):
+    """From kept tables as from the records themselves, for every table and what was left out."""
+    ledger = read_ledger(runs)
+    for sql in ALL.values():
+        found, skipped = ask_folder(runs, sql)
+        assert (found, skipped) == (ask(ledger.records, sql), ledger.skipped)
+
+
+def kept_file(tmp_path):
+    """The one file in which tables are kept."""
+    (found,) = (tmp_path / "cache" / "queries").iterdir()
+    return found
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Names of the runs whose records were parsed for the kept tables, as it happens."""
+    names, parse = [], query_cache.whole_record
+    monkeypatch.setattr(query_cache, "whole_record", lambda raw, folder: names.append(folder.name) or parse(raw, folder))
+    return names
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_only_what_is_new_or_changed_is_parsed(runs, parsed):
+    """The sham first: all of them at the first question, none at the second, one after one changed."""
+    assert_same_answers(runs)
+    assert sorted(parsed) == ["dear", "good", "sham", "unfit"]  # at the first of six questions
+    parsed.clear()
+    assert_same_answers(runs)
+    assert parsed == []
+    write_record(runs / "new", record("new", closed=0.4))
+    write_record(runs / "dear", record("dear", closed=0.6))
+    (runs / "sham" / "record.json").unlink()
+    assert_same_answers(runs)
+    assert sorted(parsed) == ["dear", "new"]
+    assert [row[0] for row in ask_folder(runs, "SELECT run FROM runs")[0].rows] == ["dear", "good", "new", "unfit"]
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_a_change_is_seen_whatever_size_and_times_say(runs):
+    """One digit of a record, written into the same file, its times put back."""
+    path = runs / "good" / "record.json"
+    assert ask_folder(runs, "SELECT max(value) FROM findings WHERE run = 'good'")[0].rows == [(0.9,)]
+    status, raw = path.stat(), path.read_bytes()
+    path.write_bytes(raw.replace(b'"value": 0.9,', b'"value": 0.7,'))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    assert ask_folder(runs, "SELECT max(value) FROM findings WHERE run = 'good'")[0].rows == [(0.7,)]
+    assert_same_answers(runs)
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_a_record_that_breaks_or_is_copied_is_left_out_and_comes_back(runs):
+    """Its rows go with it, and the reason is said at every question."""
+    assert_same_answers(runs)
+    path = runs / "good" / "record.json"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:400])
+    (runs / "other").mkdir()
+    (runs / "other" / "record.json").write_bytes(raw)  # a content that is known, under another name
+    for _ in range(2):
+        assert [name for name, _ in ask_folder(runs, "SELECT 1")[1]] == ["good", "other"]
+        assert_same_answers(runs)
+    path.write_bytes(raw)
+    assert [name for name, _ in ask_folder(runs, "SELECT 1")[1]] == ["other"]
+    assert_same_answers(runs)
+    assert_same_answers(runs / "nowhere")
+
+
+@pytest.mark.usefixtures("duckdb")
+@pytest.mark.parametrize("how", ["cut", "empty", "text", "flipped", "another version"])
+def test_damaged_kept_tables_change_no_answer(how, runs, tmp_path, monkeypatch):
+    """They are made anew; nobody is told, since nothing is lost."""
+    assert_same_answers(runs)
+    path, generator = kept_file(tmp_path), random.Random(0)
+    good = path.read_bytes()
+    for _ in range(12 if how in ("cut", "flipped") else 1):
+        raw = bytearray(good)
+        if how == "flipped":
+            for _ in range(200):
+                raw[generator.randrange(len(raw))] ^= 1 << generator.randrange(8)
+        path.write_bytes({"cut": raw[: generator.randrange(len(raw))], "empty": b"", "text": b"not a database"}.get(how, raw))
+        if how == "another version":
+            monkeypatch.setattr(query_cache, "_maker", lambda: "newer")
+        assert_same_answers(runs)
+    with query_cache._Kept(path) as kept:
+        assert kept.digests  # whole again
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_a_store_or_cache_that_cannot_be_written_is_only_slower(runs, parsed, monkeypatch, tmp_path):
+    """Where a file stands instead of the cache's folder nothing can be kept, by root neither; nothing is written beside the records."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BIASGYM_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert_same_answers(runs)
+    assert len(parsed) == 2 * len(ALL) * 4
+    monkeypatch.setenv("BIASGYM_CACHE", str(tmp_path / "cache"))
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if "cache" not in path.parts[len(runs.parts) :]}
+    assert_same_answers(runs)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if "cache" not in path.parts[len(runs.parts) :]} == before
+
+
+@pytest.mark.usefixtures("duckdb")
+def test_questions_asked_at_once_have_one_answer(runs, tmp_path):
+    """Five processes over an empty cache: each writes the tables, nobody reads half of them, one file is left."""
+    source = str(Path(query_cache.__file__).parents[1])
+    code = "import sys; from pathlib import Path; from biasgym.query_cache import ask_folder; print(ask_folder(Path(sys.argv[1]), sys.argv[2]))"
+    command = [sys.executable, "-c", code, str(runs), ALL["findings"]]
+    crew = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": source}, stdout=subprocess.PIPE, text=True) for _ in range(5)]
+    said = {one.communicate()[0] for one in crew}
+    assert [one.returncode for one in crew] == [0] * 5
+    assert said == {f"{ask_folder(runs, ALL['findings'])}\n"}
+    assert kept_file(tmp_path).suffix == ".duckdb"
 
 
 # -------------------------------------------------------------------- trackers

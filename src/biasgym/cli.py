@@ -209,19 +209,22 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Ask all records under a folder in SQL (needs the extra `query`); nothing is ever written into them."""
-    from biasgym.query import ask, read_ledger, write_parquet
+    from biasgym.query import read_ledger, write_parquet
+    from biasgym.query_cache import ask_folder
 
     if (sql is None) == (to is None):
         raise SpecError("give either a SELECT, or --to parquet with a folder as --output")
     if to not in (None, "parquet"):
         raise SpecError(unknown("export", str(to), ["parquet"]))
-    ledger = read_ledger(runs)
-    _tell_skipped(ledger)
     if sql is not None:
-        _print_table(ask(ledger.records, sql), "json" if as_json else format_, output)
+        answer, skipped = ask_folder(runs, sql)
+        _tell_skipped(skipped)
+        _print_table(answer, "json" if as_json else format_, output)
         return
     if output is None:
         raise SpecError("--to parquet needs a folder: --output DIR")
+    ledger = read_ledger(runs)
+    _tell_skipped(ledger.skipped)
     for path in write_parquet(ledger.records, output):
         typer.echo(path)
 
@@ -239,7 +242,7 @@ def leaderboard(
     from biasgym.query import read_ledger, standing_counts
 
     ledger = read_ledger(runs)
-    _tell_skipped(ledger)
+    _tell_skipped(ledger.skipped)
     if not ledger.records:
         raise SpecError(f"no runs in `{runs}` yet; start with `biasgym run` or `biasgym sweep`")
     table = standing_counts(ledger.records) if counts else standings(ledger.records)
@@ -639,8 +642,8 @@ def _session(runs: Path, device: str, offline: bool, accept_terms: bool, *, quie
     return Session(RunStore(runs), place, data, silent if quiet else line, say), line
 
 
-def _tell_skipped(ledger: Any) -> None:
-    for name, reason in ledger.skipped:
+def _tell_skipped(skipped: list[tuple[str, str]]) -> None:
+    for name, reason in skipped:
         typer.echo(f"biasgym: left out {name}: {reason}", err=True)
 
 

@@ -47,11 +47,22 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; StoreError when it is missing, cut off or altered into something else."""
+    return json_of(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; StoreError when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+
+
+def json_of(raw: bytes, path: Path) -> Any:
+    """What the bytes of a JSON file mean; StoreError when they are cut off, altered, or nested without end."""
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError):
         raise StoreError(f"`{path}` is truncated or altered; remove it and run again") from None
 
 

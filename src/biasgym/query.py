@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from biasgym.errors import BiasGymError, SpecError, StoreError, unknown
-from biasgym.files import whole
+from biasgym.files import read_bytes, whole
 from biasgym.readings import PRICES, budget_of, edit_names_of, first_of, over_budget, sham_limit
 from biasgym.records import Finding, RunRecord
-from biasgym.store import RECORD, read_record
+from biasgym.store import RECORD, record_of
 
 Row = dict[str, Any]
 
@@ -72,7 +72,7 @@ def read_ledger(runs: Path) -> Ledger:
     ledger = Ledger()
     for folder in sorted(path.parent for path in runs.glob(f"*/{RECORD}")):
         try:
-            record = _record(folder)
+            record = whole_record(read_bytes(folder / RECORD), folder)
         except BiasGymError as error:
             ledger.skipped.append((folder.name, str(error)))
             continue
@@ -80,11 +80,12 @@ def read_ledger(runs: Path) -> Ledger:
     return ledger
 
 
-def _record(folder: Path) -> RunRecord:
+def whole_record(raw: bytes, folder: Path) -> RunRecord:
+    """The record of a folder from its bytes; StoreError when it is broken or another run's."""
     try:
-        record = RunRecord.model_validate_json((folder / RECORD).read_bytes())
-    except (ValueError, OSError):
-        record = read_record(folder)  # slower, and says what is wrong with it
+        record = RunRecord.model_validate_json(raw)
+    except ValueError:
+        record = record_of(raw, folder)  # slower, and says what is wrong with it
     if record.id != folder.name:
         raise StoreError(f"`{folder / RECORD}` says it is of run `{record.id}`: it was copied or altered")
     return record
@@ -136,26 +137,31 @@ def ask(records: Sequence[RunRecord], sql: str) -> Table:
 
     It reads these tables and nothing else: neither files nor the network, and it writes nowhere.
     """
-    duckdb = _duckdb()
+    duckdb = import_duckdb()
     with duckdb.connect(":memory:") as connection:
-        _fill(connection, tables_of(records))
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        fill(connection, tables_of(records))
         try:
-            statements = connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise SpecError("one SELECT is answered here, and nothing else: records are only read")
-            answer = connection.execute(statements[0])
-            return Table(tuple(column[0] for column in answer.description), answer.fetchall())
+            return answered(connection, sql)
         except duckdb.Error as error:
-            raise SpecError(_hint(str(error))) from None
+            raise SpecError(hint(str(error))) from None
+
+
+def answered(connection: Any, sql: str) -> Table:
+    """The answer of a connection that has the tables; from here on it reaches nothing else. Errors are DuckDB's own."""
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type != import_duckdb().StatementType.SELECT:
+        raise SpecError("one SELECT is answered here, and nothing else: records are only read")
+    answer = connection.execute(statements[0])
+    return Table(tuple(column[0] for column in answer.description), answer.fetchall())
 
 
 def write_parquet(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     """One Parquet file a table, each written whole."""
-    duckdb = _duckdb()
+    duckdb = import_duckdb()
     written = []
     with duckdb.connect(":memory:") as connection:
-        _fill(connection, tables_of(records))
+        fill(connection, tables_of(records))
         for name in COLUMNS:
             path = folder / f"{name}.parquet"
             with whole(path) as temporary:
@@ -168,7 +174,8 @@ def write_parquet(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     return written
 
 
-def _duckdb() -> Any:
+def import_duckdb() -> Any:
+    """DuckDB's module; SpecError with the extra's name where it is missing."""
     try:
         import duckdb
     except ImportError:
@@ -176,7 +183,8 @@ def _duckdb() -> Any:
     return duckdb
 
 
-def _fill(connection: Any, tables: dict[str, list[tuple[Any, ...]]]) -> None:
+def fill(connection: Any, tables: dict[str, list[tuple[Any, ...]]]) -> None:
+    """Make all tables of `COLUMNS` in a connection, with these rows."""
     for name, rows in tables.items():
         columns = COLUMNS[name]
         described = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
@@ -206,7 +214,7 @@ def _cast(value: Any, kind: str) -> Any:
     return value if good else EMPTY[kind]
 
 
-def _hint(message: str) -> str:
+def hint(message: str) -> str:
     """DuckDB's first line, and the names there are where a name was wrong."""
     first = message.strip().splitlines()[0]
     if "Table" in first or "Catalog" in first:

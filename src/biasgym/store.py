@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 
 from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit
 from biasgym.errors import StoreError, unknown
-from biasgym.files import locked, read_json, whole, write_json
+from biasgym.files import json_of, locked, read_bytes, whole, write_json
 from biasgym.records import RunRecord
 from biasgym.sites import Attribution, Site, Unit
 
@@ -82,9 +82,14 @@ class RunStore:
 
 def read_record(folder: Path) -> RunRecord:
     """A run's record; StoreError when it is truncated, altered or of another kind."""
-    raw = read_json(folder / RECORD)
+    return record_of(read_bytes(folder / RECORD), folder)
+
+
+def record_of(raw: bytes, folder: Path) -> RunRecord:
+    """The record that a folder's bytes mean; StoreError as in `read_record`."""
+    value = json_of(raw, folder / RECORD)
     try:
-        return RunRecord.model_validate(raw)
+        return RunRecord.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -11,11 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from biasgym.generate_corpus import CorpusReport
 from biasgym.progress import Step
 from biasgym.readings import CHANGES, change_word, claim_name, claims, concept_kept, findings, first_of, over_budget, p_text, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
 from biasgym.verdict import broken, standing
+
+if TYPE_CHECKING:
+    from biasgym.generate_corpus import CorpusReport
 
 STAGES = ("inject", "locate", "mitigate", "measure")
 QUIET_SECONDS = 20.0  # without a terminal: at most one line in so many seconds
@@ -237,7 +239,7 @@ def print_claims(console: Console, record: RunRecord) -> None:
     console.print(table)
 
 
-def print_corpus(console: Console, report: CorpusReport) -> None:
+def print_corpus(console: Console, report: "CorpusReport") -> None:
     """What was asked, kept and refused, why, and how varied the paragraphs are."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("texts", "wanted", "asked", "kept", "refused"):

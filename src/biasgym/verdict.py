@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from biasgym.readings import PRICES, budget_of, concept_kept, edit_names_of, first_of, over_budget, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
-from biasgym.run import CONCEPT_FLOOR
 
 Tone = Literal["good", "mixed", "bad", "plain"]
 
@@ -99,6 +98,8 @@ def base_concept(record: RunRecord) -> Measurement | None:
 
 def unfit(record: RunRecord) -> bool:
     """Whether this model hardly knows the words of the bias, so nothing can be said about it."""
+    from biasgym.run import CONCEPT_FLOOR  # here, so that a terminal opens without it
+
     row = base_concept(record)
     return row is not None and not (row.value >= CONCEPT_FLOOR and row.low > 0)
 
