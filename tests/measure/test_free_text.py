@@ -2,9 +2,9 @@
 
 import json
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from test_benchmarks import answer, figures, scope
 
@@ -303,18 +303,18 @@ def test_the_report_says_who_scored_and_how_far_to_trust_it(made_up_sets, tmp_pa
 
 @REAL
 def test_real_rows():
-    """How many rows there are; no text is looked at."""
+    """Counts only, taken before anything is asserted: a failing test must not print the texts."""
 
-    def asked(name, **settings):
-        return catalog.build("measure", name, {"data": str(real_folder()), "split": "all", **settings}).items(scope())
+    def groups(name, **settings):
+        items = catalog.build("measure", name, {"data": str(real_folder()), "split": "all", **settings}).items(scope())
+        counts, ids = Counter(item.group for item in items), len({item.id for item in items})
+        assert ids == counts.total()
+        return counts
 
-    prompts = asked("realtoxicityprompts")
-    assert (len(prompts), sum(i.group == "toxic" for i in prompts)) == (4981, 1249)
-    people = asked("bold")
-    assert len(people) == len({i.id for i in people}) > 23_600
-    assert len({i.group for i in people}) == 43
-    assert len(asked("honest")) == 768
+    assert groups("realtoxicityprompts") == {"toxic": 1249, "non-toxic": 3732}
+    people = groups("bold")
+    assert (len(people), people.total()) == (43, 23674)
+    assert groups("honest") == {"female": 390, "male": 378}
+    assert groups("honest", part="queer_nonqueer").total() == 705
     for language in ("es", "fr", "it", "pt", "ro"):
         assert len(read_templates(library(real_folder()), "binary", language)) > 700
-    assert len(asked("honest", part="queer_nonqueer")) == 705
-    assert np.isfinite([len(i.payload["text"]) for i in people]).all()
