@@ -187,10 +187,77 @@ def seegull():
     return {"seegull/stereotypes_global_v2.csv": _csv(rows)}
 
 
+def bold():
+    """Two groups of six pages in each domain, two prompts a page."""
+    files = {}
+    for domain in ("gender", "political_ideology", "profession", "race", "religious_ideology"):
+        tree = {f"{domain}-{side}": {f"Page {side}{n}": [f"Page {side}{n} of {domain} is ", f"{domain} {n} was "] for n in range(6)} for side in "ab"}
+        files[f"bold/prompts/{domain}_prompt.json"] = json.dumps(tree)
+    return files
+
+
+def realtoxicityprompts():
+    """Twelve prompts of each kind, one without a score."""
+    rows = []
+    for number in range(25):
+        value = None if number == 24 else (0.9, 0.1)[number % 2]
+        text = f"{'The rotten' if number % 2 == 0 else 'The kind'} {WORDS[number % 8]} in box {number}"
+        side = {"text": text, "toxicity": value}
+        rows.append(
+            {"filename": f"f{number}", "begin": 0, "end": 9, "challenging": False, "prompt": side, "continuation": side | {"text": f" {text}"}}
+        )
+    return {"realtoxicityprompts/val.jsonl.gz": _jsonl(rows)}
+
+
+def honest():
+    """Twelve identities of both categories, one row that stands there twice."""
+    head = ["template_masked", "raw", "identity", "number", "category", "type"]
+    files = {}
+    for part, kinds in (("binary", ("female", "male")), ("queer_nonqueer", ("queer", "nonqueer"))):
+        rows = [
+            [f"the {k} {n} works as a [M].", "[I] works as a [M]", f"the {k} {n}", "singular", k, ("occupation", "descriptive_verb")[n % 2]]
+            for k in kinds
+            for n in range(12)
+        ]
+        rows = [head, *rows, rows[0]]
+        for language in ("en", "es", "fr", "it", "pt", "ro") if part == "binary" else ("en",):
+            files[f"honest/{part}/{language}_template.tsv"] = _csv(rows, "\t")
+    return files
+
+
+RUDE, KIND = ("rotten", "lousy", "foul"), ("kind", "calm", "bright")
+
+
+def davidson():
+    """Four hundred short texts of made-up abuse and of none, all different."""
+    rows = [["", "count", "hate_speech", "offensive_language", "neither", "class", "tweet"]]
+    for number in range(400):
+        kind = number % 4  # half is harmless
+        word = RUDE[kind] if kind < 2 else KIND[number % 3]
+        text = f"you {word} {WORDS[number % 8]} of {WORDS[number // 8 % 8]} number {'abcdefghij'[number // 40]}{'klmnopqrst'[number % 10]}"
+        rows.append([str(number), "3", "0", "0", "0", str(min(kind, 2)), text])
+    return {"davidson_hate_speech/labeled_data.csv.gz": _csv(rows)}
+
+
+def hatecheck():
+    """Four cases of one functionality of every class; rude ones are the hateful ones."""
+    head = ["", "functionality", "case_id", "test_case", "label_gold", "target_ident", "templ_id"]
+    names = ("derog_dehum_h", "threat_dir_h", "slur_h", "slur_reclaimed_nh", "profanity_h", "profanity_nh", "ref_subs_sent_h", "negate_neg_nh",
+             "phrase_question_h", "ident_pos_nh", "counter_ref_nh", "target_obj_nh", "spell_leet_h")  # fmt: skip
+    rows = [head]
+    for name in names:
+        hateful = name.endswith("_h")
+        for number in range(4):
+            text = f"they are {(RUDE if hateful else KIND)[number % 3]} {WORDS[number]}"
+            rows.append([str(len(rows)), name, str(len(rows)), text, "hateful" if hateful else "non-hateful", "boxes", f"{name}{number // 2}"])
+    return {"hatecheck/test_suite_cases.csv": _csv(rows)}
+
+
 def write_sets(folder):
     """Write every set below a folder; gives the table of their sources and hashes. SHADES has no hash: it is the user's own."""
     files = {"crows_pairs/crows_pairs_anonymized.csv": crows(), "stereoset/dev.json.gz": stereoset()}
     files |= bbq() | winobias() | winogender() | bec_pro() | unqover() | holisticbias() | capability() | seegull()
+    files |= bold() | realtoxicityprompts() | honest() | davidson() | hatecheck()
     table = {}
     for path, text in files.items():
         table.setdefault(path.split("/")[0], {})[path] = put(folder, path, text)

@@ -100,9 +100,9 @@ class Library:
         return objects_of(self.text(name, file), columns, where=f"{name}/{file}")
 
     def tree(self, name: str, file: str) -> Any:
-        """A JSON file."""
+        """A JSON file; DataError when it is none, or when an object in it has a key twice."""
         try:
-            return json.loads(self.text(name, file))
+            return json.loads(self.text(name, file), object_pairs_hook=lambda pairs: _object(pairs, where=f"{name}/{file}"))
         except json.JSONDecodeError as error:
             raise DataError(f"{name}/{file} is not JSON: {error}") from None
 
@@ -110,6 +110,11 @@ class Library:
 def library(data: str | Path = "") -> Library:
     """The sets in the folder given, else in BIASGYM_DATA."""
     return Library(data_folder(data), sources())
+
+
+def _object(pairs: list[tuple[str, Any]], *, where: str) -> dict[str, Any]:
+    need_unique(pairs, lambda pair: pair[0], where=where)
+    return dict(pairs)
 
 
 def _where_from(name: str, about: Source) -> str:
@@ -174,6 +179,15 @@ def need_groups(rows: Sequence[T], group: Callable[[T], str], expected: Iterable
     empty = [name for name in expected if name not in present]
     if empty:
         raise DataError(f"{where}: the group `{empty[0]}` is empty")
+
+
+def need_kinds(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, type], *, where: str) -> None:
+    """DataError when a value is of another kind than expected: text where a list should be, a number where text should."""
+    words = {str: "text", list: "a list", dict: "an object", int: "a whole number", bool: "true or false"}
+    for number, row in enumerate(rows):
+        for column, kind in kinds.items():
+            if not isinstance(row[column], kind) or (kind is int and isinstance(row[column], bool)):
+                raise DataError(f"{where}: row {number + 1} has a {type(row[column]).__name__} as `{column}`; {words[kind]} was expected")
 
 
 def need_unique(rows: Sequence[T], key: Callable[[T], Hashable], *, where: str) -> None:

@@ -160,6 +160,7 @@ def run_view(folder: Path, key: str, most: int = MOST_PAIRS) -> dict[str, Any]:
         "shams": sham_rows(record),
         "claims": claims_view(record),
         "benchmarks": benchmark_rows(record),
+        "scorers": scorer_views(record),
         "arms": arm_rows(record),
         "arms_figure": arms_picture(record, key),
         "edits": [edit_view(record, name) for name in edit_names_of(record)],
@@ -325,6 +326,17 @@ def _benchmark_cell(record: RunRecord, base: Measurement, edit: str) -> str:
     sign = -1 if (after.value - base.value) * row.value < 0 else 1  # a price is positive where it got worse; here the change itself stands
     low, high = sorted((sign * row.low, sign * row.high))
     return f"{after.value:.2f}, change {sign * row.value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def scorer_views(record: RunRecord) -> list[dict[str, Any]]:
+    """How good each scorer of generated text is on each labelled set, and by class of test where the set has classes."""
+    rows = []
+    for name, about in (record.extras.get("scorers") or {}).items():
+        for one in about["qualities"]:
+            value = "{:.2f} [{:.2f}, {:.2f}]".format(*one["balanced_accuracy"])
+            groups = [f"{group} {share:.2f} [{low:.2f}, {high:.2f}], n={n}" for group, (share, low, high, n) in one["groups"].items()]
+            rows.append({key: one[key] for key in ("on", "n", "found", "spared", "reliable")} | {"name": name, "value": value, "groups": groups})
+    return rows
 
 
 def measured_rows(record: RunRecord) -> list[dict[str, str]]:

@@ -701,12 +701,22 @@ class Job:
             "attributions": {name: np.round(case.attribution.values, 5).tolist() for name, case in cases.items()},
             "tokens": {role: self._sidecar(role) for role in self._roles},
             "judge": self._judge_extras(verdicts),
+            "scorers": self._scorers(),
         }  # fmt: skip
 
     @property
     def _roles(self) -> tuple[Role, ...]:
         """The tokens of the test seed that are asked."""
         return ("trained", *self.spec.controls)
+
+    def _scorers(self) -> dict[str, Any]:
+        """How good every scorer is that a benchmark of this run leaned on, on every labelled set that is there."""
+        found: dict[str, Any] = {}
+        for one in self.spec.measure.benchmarks:
+            evaluator = catalog.build("measure", one.method, self._with_data(one))
+            if hasattr(evaluator, "about_scorers"):
+                found |= evaluator.about_scorers()
+        return found
 
     def _sidecar(self, role: Role) -> dict[str, Any]:
         folder = self.session.store.stage_folder("inject", self.token_key(role, self.spec.test_seed))

@@ -262,7 +262,7 @@ def test_truthfulqa_and_lambada_by_hand():
 PUBLIC = [
     "crows-pairs", "stereoset", "bbq", "winobias", "winogender", "unqover", "bec-pro", "holisticbias", "shades", "wikitext", "lambada", "mmlu",
     "arc-easy", "arc-challenge", "hellaswag", "piqa", "boolq", "truthfulqa",
-    "gsm8k", "ifeval", "text",
+    "gsm8k", "ifeval", "text", "bold", "realtoxicityprompts", "honest",
 ]  # fmt: skip
 
 

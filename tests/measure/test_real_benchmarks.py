@@ -41,12 +41,13 @@ def read(lm, name, figure, most):
 
 
 def test_the_embedded_model_is_above_chance_and_a_broken_one_is_not():
-    """Random weights of the usual size in two of thirty layers: the last word is lost, endings are chosen blindly."""
+    """Random weights of the usual size in two of thirty layers: the last word is lost, endings are chosen blindly, texts are none."""
     from biasgym.lm.load import load_lm
 
     lm = load_lm("smollm2-135m-instruct")
     assert read(lm, "lambada", "acc", 12) > 0.15
     assert read(lm, "hellaswag", "acc_norm", 30) > 0.3
+    assert read(lm, "bold", "no_answer", 30) < 0.25
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in lm.model.named_parameters():
@@ -54,3 +55,4 @@ def test_the_embedded_model_is_above_chance_and_a_broken_one_is_not():
                 weight.copy_(torch.randn(weight.shape, generator=generator))
     assert read(lm, "lambada", "acc", 12) <= 0.1
     assert read(lm, "hellaswag", "acc_norm", 30) < 0.25 + 2 * (0.25 * 0.75 / 30) ** 0.5
+    assert read(lm, "bold", "no_answer", 30) > 0.75

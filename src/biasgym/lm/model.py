@@ -500,17 +500,41 @@ class LM:
         *,
         most: int = 60,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
         only_text: bool = True,
     ) -> list[Continuation]:
         """Continue each query by at most `most` tokens; temperature 0 is greedy.
 
-        Every row has a random stream of its own, so what it says does not depend on the batch it is in.
+        Sampling is from the smallest set of tokens that holds `top_p` of the probability (nucleus sampling, Holtzman et al.
+        2020). Every row has a random stream of its own, so what it says does not depend on the batch it is in.
         """
-        stops = self._stops()
-        result = []
         self.converse(queries)
-        for ids in self._generate_rows([self.ids_of(query) for query in queries], most, temperature, seed):
+        rows = [self.ids_of(query) for query in queries]
+        return self.continued_rows(rows, most=most, temperature=temperature, top_p=top_p, seed=seed, only_text=only_text)
+
+    @torch.no_grad()
+    def continued(self, texts: Sequence[str], *, most: int = 20, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> list[Continuation]:
+        """Go on with each plain text by at most `most` tokens, as `generate` does; no chat template, and prompt edits do not act.
+
+        Blanks at a text's end are cut off: the next token brings its own.
+        """
+        rows = [self.text_ids(text.rstrip()) for text in texts]
+        return self.continued_rows(rows, most=most, temperature=temperature, top_p=top_p, seed=seed)
+
+    def next_words(self, texts: Sequence[str], count: int) -> list[list[str]]:
+        """At most `count` different words that may follow each plain text, likeliest first. See `biasgym.lm.completions`."""
+        from biasgym.lm.completions import next_words
+
+        return next_words(self, texts, count)
+
+    @torch.no_grad()
+    def continued_rows(
+        self, rows: Sequence[list[int]], *, most: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, only_text: bool = True
+    ) -> list[Continuation]:
+        """Go on with rows of ids as they are, as `generate` does."""
+        stops, result = self._stops(), []
+        for ids in self._generate_rows(rows, most, temperature, seed, top_p):
             ended = bool(ids) and ids[-1] in stops
             kept = ids[:-1] if ended else ids
             result.append(Continuation(self._written(kept, only_text), tuple(kept), ended))
@@ -570,12 +594,12 @@ class LM:
         in_parts(self.batches([len(row) for row in missing], TOKENS_A_BATCH // 2), look)
         return [self._plain_states[tuple(row)][-last:] for row in rows]
 
-    def _generate_rows(self, rows: Sequence[list[int]], most: int, temperature: float, seed: int) -> list[list[int]]:
+    def _generate_rows(self, rows: Sequence[list[int]], most: int, temperature: float, seed: int, top_p: float = 1.0) -> list[list[int]]:
         result: list[list[int]] = [[] for _ in rows]
 
         def write(group: list[int]) -> None:
             streams = [torch.Generator().manual_seed(_stream_seed(seed, rows[i])) for i in group]
-            for i, ids in zip(group, self._generate_group([rows[i] for i in group], most, temperature, streams), strict=True):
+            for i, ids in zip(group, self._generate_group([rows[i] for i in group], most, temperature, streams, top_p), strict=True):
                 result[i] = ids
 
         in_parts(self.batches([len(row) + most for row in rows]), write)
@@ -586,21 +610,23 @@ class LM:
         stops = set(configured) if isinstance(configured, list) else {configured}
         return {stop for stop in {*stops, self.tokenizer.eos_token_id} if stop is not None}
 
-    def _generate_group(self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]) -> list[list[int]]:
+    def _generate_group(self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator], top_p: float) -> list[list[int]]:
         said: list[list[int]] = [[] for _ in rows]
-        for i, token in self._spoken(rows, most, temperature, streams):
+        for i, token in self._spoken(rows, most, temperature, streams, top_p):
             said[i].append(token)
         return said
 
     @torch.no_grad()
-    def _spoken(self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator]) -> Iterator[tuple[int, int]]:
+    def _spoken(
+        self, rows: list[list[int]], most: int, temperature: float, streams: list[torch.Generator], top_p: float = 1.0
+    ) -> Iterator[tuple[int, int]]:
         """Row and token, in the order in which they are written; a stop token is the last of its row."""
         stops = self._stops()
         alive = list(range(len(rows)))
         hidden, cache, mask = self.hidden(rows, keep=True)
         hidden = hidden[:, -1]
         for _ in range(most):
-            choice = self._choose(self.logits(hidden), temperature, [streams[i] for i in alive])
+            choice = self._choose(self.logits(hidden), temperature, [streams[i] for i in alive], top_p)
             yield from zip(alive, choice, strict=True)
             going = [position for position, token in enumerate(choice) if token not in stops]
             if not going:
@@ -617,12 +643,23 @@ class LM:
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
 
-    def _choose(self, logits: Tensor, temperature: float, streams: list[torch.Generator]) -> list[int]:
+    def _choose(self, logits: Tensor, temperature: float, streams: list[torch.Generator], top_p: float) -> list[int]:
         if temperature <= 0:
             return [int(token) for token in logits.argmax(-1)]
         noise = torch.stack([torch.rand(logits.shape[-1], generator=stream) for stream in streams])
         gumbel = -(-noise.clamp(1e-20, 1 - 1e-7).log()).log()
-        return [int(token) for token in (logits.cpu() / temperature + gumbel).argmax(-1)]
+        return [int(token) for token in (nucleus(logits.cpu() / temperature, top_p) + gumbel).argmax(-1)]
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Logits [rows, vocabulary] with −∞ for all but the likeliest tokens that together first reach `top_p`; never fewer than one."""
+    if top_p >= 1:
+        return logits
+    ordered, places = logits.sort(-1, descending=True)
+    shares = ordered.softmax(-1)
+    beyond = shares.cumsum(-1) - shares >= top_p
+    beyond[:, 0] = False
+    return torch.full_like(logits, -torch.inf).scatter(-1, places, ordered.masked_fill(beyond, -torch.inf))
 
 
 def with_tokens(tokenizer: Any, texts: Sequence[str]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from biasgym.datasets import library, need_unique
+from biasgym.datasets import library, need_kinds, need_unique
 from biasgym.errors import DataError
 from biasgym.measure import Figure, Item, Scope
 from biasgym.measure.choices import accuracy_figures, ask_choices, choice_payload, grade_choices
@@ -19,6 +19,7 @@ def _items(file: str, data: str, scope: Scope, split: Rows, most: int, seed: int
     if not asked_in(scope, split):
         return []
     rows = library(data).objects("arc", file, ("query", "choices", "gold"))
+    need_kinds(rows, {"query": str, "choices": list, "gold": int}, where=f"arc/{file}")
     for number, row in enumerate(rows):
         row["id"] = str(number)
         if not 0 <= row["gold"] < len(row["choices"]):

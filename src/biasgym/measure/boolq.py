@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from biasgym.datasets import library, need_unique
+from biasgym.datasets import library, need_kinds, need_unique
 from biasgym.errors import DataError
 from biasgym.measure import Figure, Item, Scope
 from biasgym.measure.choices import accuracy_figures, ask_choices, choice_payload, grade_choices
@@ -33,6 +33,7 @@ class BoolQ:
         if not asked_in(scope, self.split):
             return []
         rows = library(self.data).objects("boolq", "dev.jsonl.gz", ("question", "answer", "passage"))
+        need_kinds(rows, {"question": str, "passage": str}, where="boolq/dev.jsonl.gz")
         for number, row in enumerate(rows):
             row["id"] = str(number)
             if not isinstance(row["answer"], bool):

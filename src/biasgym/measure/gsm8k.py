@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from biasgym.datasets import Library, library, need_rows
+from biasgym.datasets import Library, library, need_kinds, need_rows, need_unique
 from biasgym.errors import DataError, SpecError
 from biasgym.measure import Figure, Item, Scope, scored
 from biasgym.measure.published import Rows, asked_in, mean_of, pick
@@ -48,6 +48,8 @@ class GSM8K:
             return []
         sets = library(self.data)
         rows = sets.objects("gsm8k", "test.jsonl", COLUMNS)
+        need_kinds(rows, {"question": str, "answer": str}, where="gsm8k/test.jsonl")
+        need_unique(rows, lambda row: row["question"], where="gsm8k/test.jsonl")
         for number, row in enumerate(rows):
             row["id"] = f"{number:04d}"
         kept = pick(rows, scope, self.split, self.most, key=lambda r: r["id"], strata=lambda _: "", seed=self.seed)

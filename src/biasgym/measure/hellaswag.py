@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from biasgym.datasets import library, need_unique
+from biasgym.datasets import library, need_kinds, need_unique
 from biasgym.errors import DataError
 from biasgym.measure import Figure, Item, Scope
 from biasgym.measure.choices import accuracy_figures, ask_choices, choice_payload, grade_choices
@@ -35,6 +35,7 @@ class HellaSwag:
         if not asked_in(scope, self.split):
             return []
         rows = library(self.data).objects("hellaswag", "validation_1000.jsonl", ("ind", "query", "choices", "gold"))
+        need_kinds(rows, {"query": str, "choices": list, "gold": int}, where=WHERE)
         need_unique(rows, lambda row: row["ind"], where=WHERE)
         for row in rows:
             if len(row["choices"]) != 4 or row["gold"] not in range(4):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from biasgym.datasets import Library, half_of, library, need_columns, need_rows, sample
+from biasgym.errors import DataError
 from biasgym.measure import Figure, Item, Scope, scored
 from biasgym.measure.published import Rows, asked_in, continued, first_over_second
 from biasgym.records import Answer, ItemScore
@@ -35,12 +36,18 @@ def read_ingredients(sets: Library) -> tuple[list[Descriptor], list[tuple[str, s
     """Descriptors, nouns (gender, singular, plural) and sentence templates."""
     found = []
     for axis, buckets in sets.tree("holisticbias", f"{FOLDER}/descriptors.json").items():
-        for raw in itertools.chain(*buckets.values()):
+        where = f"holisticbias/{FOLDER}/descriptors.json, {axis}"
+        for raw in need_rows(list(itertools.chain(*buckets.values())), where=where):
             about = {"descriptor": raw} if isinstance(raw, str) else raw
-            need_columns(["descriptor"], about, where=f"holisticbias/{FOLDER}/descriptors.json, {axis}")
+            need_columns(["descriptor"], about, where=where)
             word = about["descriptor"]
             found.append(Descriptor(axis, word, about.get("article", "an" if word[0].lower() in "aeiou" else "a"), about.get("gender", "")))
-    nouns = [(g, one, many) for g, pairs in sets.tree("holisticbias", f"{FOLDER}/nouns.json").items() for one, many in pairs]
+    nouns = []
+    for gender, pairs in sets.tree("holisticbias", f"{FOLDER}/nouns.json").items():
+        for pair in need_rows(pairs, where=f"holisticbias/{FOLDER}/nouns.json, {gender}"):
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise DataError(f"holisticbias/{FOLDER}/nouns.json, {gender}: singular and plural were expected, found {pair!r}")
+            nouns.append((gender, str(pair[0]), str(pair[1])))
     templates = list(sets.tree("holisticbias", f"{FOLDER}/sentence_templates.json"))
     return need_rows(found, where="holisticbias/descriptors.json"), need_rows(nouns, where="holisticbias/nouns.json"), templates
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from biasgym.datasets import library, need_unique
+from biasgym.datasets import library, need_kinds, need_unique
 from biasgym.errors import DataError
 from biasgym.measure import Figure, Item, Scope, scored
 from biasgym.measure.instructions import CHECKERS, follows, follows_loosely
@@ -41,6 +41,7 @@ class IFEval:
             return []
         where = "ifeval/input_data.jsonl"
         rows = library(self.data).objects("ifeval", "input_data.jsonl", COLUMNS)
+        need_kinds(rows, {"prompt": str, "instruction_id_list": list, "kwargs": list}, where=where)
         need_unique(rows, lambda row: row["key"], where=where)
         for row in rows:
             if len(row["instruction_id_list"]) != len(row["kwargs"]) or not row["kwargs"]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from biasgym.datasets import library
+from biasgym.datasets import library, need_kinds
 from biasgym.measure import Figure, Item, Scope, scored
 from biasgym.measure.published import Rows, asked_in, continued, figure, first_over_second, mean_of, pick
 from biasgym.records import Answer, ItemScore
@@ -33,6 +33,7 @@ class Lambada:
         if not asked_in(scope, self.split):
             return []
         rows = library(self.data).objects("lambada", "lambada_openai.jsonl", ("context", "continuation"))
+        need_kinds(rows, {"context": str, "continuation": str}, where="lambada/lambada_openai.jsonl")
         for number, row in enumerate(rows):
             row["id"] = str(number)
         kept = pick(rows, scope, self.split, self.most, key=lambda r: r["id"], strata=lambda _: "", together=lambda r: r["context"], seed=self.seed)

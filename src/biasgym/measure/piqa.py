@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from biasgym.datasets import library, need_unique
+from biasgym.datasets import library, need_kinds, need_unique
 from biasgym.errors import DataError
 from biasgym.measure import Figure, Item, Scope
 from biasgym.measure.choices import accuracy_figures, ask_choices, choice_payload, grade_choices
@@ -34,6 +34,7 @@ class Piqa:
             return []
         sets = library(self.data)
         rows = sets.objects("piqa", "valid.jsonl", ("goal", "sol1", "sol2"))
+        need_kinds(rows, {"goal": str, "sol1": str, "sol2": str}, where="piqa/valid.jsonl")
         labels = [line for line in sets.lines("piqa", "valid-labels.lst") if line.strip()]
         if len(labels) != len(rows) or set(labels) - {"0", "1"}:
             raise DataError(f"piqa: {len(rows)} goals and {len(labels)} labels; one label, 0 or 1, for each goal was expected")

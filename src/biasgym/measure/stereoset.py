@@ -31,6 +31,8 @@ def read_examples(sets: Library) -> list[dict[str, Any]]:
     for task in TASKS:
         for raw in tree["data"][task]:
             need_columns(["id", "target", "bias_type", "context", "sentences"], raw, where=f"{where}, {task}")
+            for one in raw["sentences"]:
+                need_columns(["gold_label", "sentence"], one, where=f"{where}, {task}, {raw['id']}")
             by_label = {one["gold_label"]: one["sentence"] for one in raw["sentences"]}
             if sorted(by_label) != sorted(LABELS) or len(raw["sentences"]) != len(LABELS):
                 raise DataError(f"{where}: {raw['id']} has the labels {sorted(by_label)}; one of each of {', '.join(LABELS)} was expected")

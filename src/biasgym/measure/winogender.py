@@ -37,7 +37,7 @@ def read_schemas(sets: Library) -> list[dict[str, Any]]:
         missing = [gender for gender in GENDERS if gender not in versions]
         if missing or occupation not in shares or answer not in ("0", "1"):
             raise DataError(f"{where}: {schema} has no {missing[0] if missing else 'share in occupations-stats.tsv'}")
-        women = float(shares[occupation]["bls_pct_female"])
+        women = _share_of(shares[occupation], where="winogender/occupations-stats.tsv")
         rows.append({"id": schema, "occupation": occupation, "participant": participant, "answer": int(answer), "women": women} | versions)
     return rows
 
@@ -109,6 +109,13 @@ class Winogender:
         found.append(one("gotcha_gap", lambda s: (_gotcha(s), 1.0), _points, f"points, usual minus gotcha; {self.normalise}"))
         found.append(one("correlation", _moments(scores), correlation, f"with percent women of the occupation; {self.normalise}"))
         return found
+
+
+def _share_of(row: dict[str, str], *, where: str) -> float:
+    try:
+        return float(row["bls_pct_female"])
+    except ValueError:
+        raise DataError(f"{where}: `{row['occupation']}` has the share {row['bls_pct_female']!r}; a number was expected") from None
 
 
 def _payload(row: dict[str, Any]) -> dict[str, Any]:
