@@ -12,7 +12,7 @@ import biasgym
 
 ROOT = Path(biasgym.__file__).parent
 WORDS = set(
-    "bias candidates claims clustered commission corpus diversity edits endpoint errors family files grammar progress records seeds sites stability stats".split()
+    "bias candidates claims clustered commission corpus diversity edits endpoint errors family files grammar memory progress records seeds sites stability stats".split()
 )
 ROOM = set("data datasets forget lm".split())
 STATIONS = set("inject locate measure mitigate".split())
