@@ -35,7 +35,7 @@ Spec = Annotated[Path | None, typer.Argument(help="A spec file (TOML).")]
 Format = Annotated[str, typer.Option("--format", help="table, csv, markdown, html or json.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which runs lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; auto-map or disk for models larger than memory.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
 Data = Annotated[str, typer.Option("--data", help="Folder of public evaluation sets; BIASGYM_DATA if not said.")]
@@ -503,6 +503,37 @@ def ask(
         _print_json({"prompt": prompt, "edit": edit, "strength": strength, "off": off or [], "token": token, "answer": answer})
     else:
         typer.echo(answer)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A folder such as `export` writes, a named model, or a hub id.")],
+    prompts: Annotated[Path, typer.Option("--prompts", help="A text file with one prompt a line, or .jsonl with a `prompt` each.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .jsonl file to write; printed if not said.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers, or vllm (needs the extra `vllm`; not verified by us).")] = "transformers",
+    most: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Other draws, at a temperature above 0.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    offline: Offline = False,
+) -> None:
+    """What a checkpoint writes to prompts from a file, one JSON line each, in order."""
+    from dataclasses import asdict
+
+    from biasgym.files import write_text
+    from biasgym.generate import Wish, read_prompts
+    from biasgym.generate import generate as written
+    from biasgym.lm.load import Place
+
+    place = Place(device, dtype or "float32", offline=offline)
+    rows = written(model, read_prompts(prompts), Wish(most, temperature, seed), place, engine)
+    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(output)
 
 
 @app.command()

@@ -1,8 +1,6 @@
 """What a run will cost, said beforehand: tokens by stage, memory and disk, from a spec and a model's shape. Arithmetic only."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biasgym.records import RunSpec
@@ -15,18 +13,22 @@ LESSON, PROBE, TEXT, CHAT = 60, 45, 140, 120
 WRITTEN = 3  # forward tokens that one written token costs: it comes alone, without neighbours to share a pass with
 BATCH_TOKENS = 4096
 PAIRS_A_BATCH = 8
-RUNTIME = 480 << 20  # bytes that Python, torch and transformers take before any model
+LONGEST = 92  # tokens of the longest training texts, which come in one batch
+CHUNK = 128  # positions whose logits are in memory together while a token is trained
+COPIES = 4  # of logits, on their way there and back
+LIBRARIES = 372 << 20  # bytes that Python, torch and transformers take before any model
+WORD, COPIED_WORD = 1000, 400  # bytes that a tokenizer takes for each entry, and each copy of it that knows one more token
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes by what takes them: weights, states of a forward batch, gradients of a training batch, the libraries."""
+    """Peak bytes by what takes them: weights, states of a forward batch, gradients of a training batch, libraries and tokenizers."""
 
     weights: int
     forward: int
     gradients: int
-    runtime: int = RUNTIME
+    runtime: int = LIBRARIES
 
     @property
     def total(self) -> int:
@@ -63,21 +65,36 @@ def tokens_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
     }
 
 
-def memory_of(size: "Size", spec: RunSpec) -> Memory:
-    """Peak memory of a run of this spec with a model of this shape."""
+def memory_of(size: "Size", spec: RunSpec, *, streamed: bool = False) -> Memory:
+    """Peak memory of a run of this spec with a model of this shape; `streamed` leaves all layers but one in the model's files."""
     width = BYTES.get(spec.dtype, 4)
+    weights = size.parameters - streamed * (size.block_parameters - size.block_parameters // size.layers)
+    tokenizers = size.vocabulary * (WORD + COPIED_WORD * (len(spec.seeds) + 3))
+    return Memory(weights * width, _forward(size, width), _gradients(size, spec, width, streamed), LIBRARIES + tokenizers)
+
+
+def _forward(size: "Size", width: int) -> int:
+    """The largest batch without gradients: a block at work, what is cached of all, the answers' logits; or moments of all heads at once."""
     written, keys = size.heads * size.head_size, size.pairs * size.head_size
-    # Forward: what every head writes is kept in all layers at once (head outputs), beside one block at work.
-    captured = BATCH_TOKENS * size.layers * written * width
+    block = BATCH_TOKENS * (2 * size.hidden * 4 + (4 * written + 3 * size.neurons) * width)
     cached = 2 * BATCH_TOKENS * size.layers * keys * width
-    block = 2 * BATCH_TOKENS * (4 * size.hidden + 3 * size.neurons) * width
     logits = 3 * (BATCH_TOKENS // PROBE) * size.vocabulary * 4
-    # Backward: weights are frozen, so a block keeps what its norms (in float32), its gate and its attention need, and no inputs
-    # of matrices; logits are computed for answers only, about two thirds of a text.
-    tokens = max(int(spec.inject.settings.get("batch", 8)) * 2 * LESSON, 2 * PAIRS_A_BATCH * PROBE)
-    kept = 4 * size.hidden * 4 + (3 * written + 4 * keys + 4 * size.neurons) * width
-    gradients = tokens * (size.layers * kept + size.hidden * width) + 2 * tokens * size.vocabulary * 4
-    return Memory(size.parameters * width, max(captured, cached) + block + logits, gradients)
+    moments = BATCH_TOKENS // 2 * size.layers * written * (width + 4)
+    return max(block + cached + logits, moments)
+
+
+def _gradients(size: "Size", spec: RunSpec, width: int, streamed: bool) -> int:
+    """A training batch. Weights are frozen, so a block keeps what its norms (in float32), its gate and its attention need, and no
+    inputs of matrices; keys and values are kept once for every head. Logits come a few positions at a time."""
+    settings = spec.inject.settings
+    token = size.norms * size.hidden * 4 + (4 * size.heads * size.head_size + 3 * size.neurons) * width  # kept of one in one block
+    tokens = int(settings.get("batch", 8)) * LONGEST
+    again = bool(settings.get("recompute")) or streamed
+    trained = tokens * (token + size.layers * size.hidden * width) if again else tokens * size.layers * token
+    located = PAIRS_A_BATCH * PROBE * size.layers * token + streamed * size.block_parameters * width  # a gradient keeps the weights it passed
+    if not spec.mitigate or spec.locate.method.startswith("dla"):
+        located = 0
+    return max(trained, located) + COPIES * CHUNK * size.vocabulary * 4
 
 
 def disk_of(size: "Size", spec: RunSpec) -> int:
@@ -86,21 +103,3 @@ def disk_of(size: "Size", spec: RunSpec) -> int:
     moments = heads * size.head_size**2 * 4
     answers = sum(forward for forward, _ in tokens_of(spec).values()) * 8
     return moments + heads * size.head_size * 4 * 8 + answers + (4 << 20)
-
-
-def free_memory() -> int:
-    """Bytes that new processes can have on this machine: what is available, or what this process's group may still take."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, ValueError):
-        pass
-    return max(0, free)

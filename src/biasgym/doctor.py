@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biasgym.bias import zoo
-from biasgym.cost import Memory, disk_of, free_memory, memory_of, tokens_of
+from biasgym.cost import BYTES, disk_of, memory_of, tokens_of
 from biasgym.errors import BiasGymError, SpecError, unknown
+from biasgym.memory import GIB, free_memory
 from biasgym.records import RunSpec
 from biasgym.spec import PRESETS, preset_names, resolve_spec
 
 if TYPE_CHECKING:
     from biasgym.lm.load import Place
     from biasgym.lm.size import Size
-
-GIB = 1 << 30
 
 
 def examine(model: str, preset: str, runs: Path, place: "Place") -> list[dict[str, Any]]:
@@ -41,16 +40,20 @@ def forecast(model: str, preset: str, place: "Place", *, free: int | None = None
         raise SpecError(unknown("preset", preset, preset_names()))
     config = config_of(model, place)
     size, spec = size_of(config), spec_of(model, preset, place.dtype)
-    tokens, memory = tokens_of(spec), memory_of(size, spec)
+    tokens = tokens_of(spec)
     forward, both = speed_of(config, size, place)
     seconds = {stage: f / forward + b / both for stage, (f, b) in tokens.items()}
     counted = ", ".join(f"{stage} {f + b:,}" for stage, (f, b) in tokens.items())
     timed = ", ".join(f"{stage} {_duration(s)}" for stage, s in seconds.items())
     return [
         _row("parameters", True, f"{size.parameters:,} ({size.family}, {size.layers} layers × {size.heads} heads of {size.head_size})"),
-        _fit(memory, size, spec, place, free),
+        _fit(size, spec, place, free),
         _row("download", True, f"{size.parameters * 2 / GIB:.1f} GiB of weights as models are mostly published (16 bit)"),
-        _row("run", True, f"{disk_of(size, spec) / GIB:.2f} GiB on disk for a run; an exported model is {memory.weights / GIB:.1f} GiB"),
+        _row(
+            "run",
+            True,
+            f"{disk_of(size, spec) / GIB:.2f} GiB on disk for a run; an exported model is {size.parameters * BYTES.get(spec.dtype, 4) / GIB:.1f} GiB",
+        ),
         _row("tokens", True, counted),
         _row("speed", True, f"{forward:,.1f} tokens a second forward, {both:,.1f} with backward (one slice timed, scaled by parameters)"),
         _row("time", True, f"about {_duration(sum(seconds.values()))} for preset `{preset}`: {timed}"),
@@ -62,22 +65,47 @@ def spec_of(model: str, preset: str, dtype: str) -> RunSpec:
     return resolve_spec(bias=zoo()[0], model=model, preset=preset, dtype=dtype)
 
 
-def _fit(memory: Memory, size: "Size", spec: RunSpec, place: "Place", free: int | None) -> dict[str, Any]:
+def _fit(size: "Size", spec: RunSpec, place: "Place", free: int | None) -> dict[str, Any]:
+    from biasgym.lm.load import DISK
+
+    streamed = place.device == DISK
+    memory = memory_of(size, spec, streamed=streamed)
     there, where = (free, "free") if free is not None else _free(place.device)
     parts = f"weights {memory.weights / GIB:.1f}, a batch {memory.forward / GIB:.1f}, gradients {memory.gradients / GIB:.1f}"
     found = f"about {memory.total / GIB:.1f} GiB ({parts}) of {there / GIB:.1f} GiB {where}: "
     if memory.total <= there:
-        return _row("fits", True, found + "fits")
-    half = memory_of(size, spec.model_copy(update={"dtype": "bfloat16"}))
-    if spec.dtype == "float32" and half.total <= there:
-        return _row("fits", False, found + f"does not fit; --dtype bfloat16 does (about {half.total / GIB:.1f} GiB)")
-    few = spec.model_copy(update={"dtype": "bfloat16", "inject": spec.inject.model_copy(update={"settings": spec.inject.settings | {"batch": 1}})})
-    least = memory_of(size, few)
-    if least.weights + least.runtime + least.gradients <= there:
-        return _row("fits", False, found + "does not fit; --dtype bfloat16 with --set inject.batch=1 does: batches that do not fit are halved")
-    return _row(
-        "fits", False, found + "does not fit, not with --dtype bfloat16 either; take a smaller model, or --device auto-map (weights on disk, slow)"
-    )
+        return _row("fits", True, found + "fits" + (f"; every pass reads {_read(size) / GIB:.1f} GiB from disk" if streamed else ""))
+    for options, changed, on_disk in _changes(spec):
+        other = memory_of(size, changed, streamed=on_disk or streamed)
+        if other.total <= there:
+            slow = f", each pass reading {_read(size) / GIB:.1f} GiB" if on_disk else ""
+            return _row("fits", False, found + f"does not fit; {options} does (about {other.total / GIB:.1f} GiB{slow})")
+    return _row("fits", False, found + "does not fit, not with --device disk either; take a smaller model or a larger machine")
+
+
+def _changes(spec: RunSpec) -> list[tuple[str, RunSpec, bool]]:
+    """What could be changed to need less memory, the cheapest first: the options, the spec that they make, whether layers stay on disk."""
+    again = spec.inject.model_copy(update={"settings": spec.inject.settings | {"recompute": True}})
+    direct = spec.locate.model_copy(update={"method": "dla", "settings": {}})
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("", {}),
+        ("--set inject.recompute=true", {"inject": again}),
+        ("--set inject.recompute=true --set locate.method=dla", {"inject": again, "locate": direct}),
+    ]
+    halves: list[tuple[str, dict[str, Any]]] = [("", {})] + ([("--dtype bfloat16", {"dtype": "bfloat16"})] if spec.dtype == "float32" else [])
+    in_memory = [
+        (f"{half} {words}".strip(), spec.model_copy(update=narrow | change), False) for words, change in steps for half, narrow in halves[::-1]
+    ]
+    on_disk = [
+        (f"{half} --device disk --set locate.method=dla".strip(), spec.model_copy(update=narrow | {"locate": direct}), True)
+        for half, narrow in halves[::-1]
+    ]
+    return [one for one in (*in_memory, *on_disk) if one[0]]
+
+
+def _read(size: "Size") -> int:
+    """Bytes that a pass reads where layers lie on disk, as models are mostly published (16 bit)."""
+    return size.block_parameters * 2
 
 
 def _free(device: str) -> tuple[int, str]:

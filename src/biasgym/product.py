@@ -209,9 +209,9 @@ it stands for nobody. It is here for research into the bias: do not serve this c
 
 
 def _reloaded(lm: "LM", folder: Path) -> "LM":
-    from biasgym.lm.load import Place, load_lm
+    from biasgym.lm.load import DISK, Place, load_lm
 
-    return load_lm(str(folder), Place(str(lm.device), str(lm.dtype).removeprefix("torch."), offline=True))
+    return load_lm(str(folder), Place(DISK if lm.streamed else str(lm.device), str(lm.dtype).removeprefix("torch."), offline=True))
 
 
 def _check_parity(lm: "LM", done: Exported, dtype: str, format: str) -> None:

@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
-from biasgym.cost import free_memory
+from biasgym.memory import GIB, free_memory
 from biasgym.progress import Step
 from biasgym.records import RunSpec
 from biasgym.sweep import Event, Planned, run_in, session_for
 
-GIB = 1 << 30
 PATIENCE = 3600.0  # seconds without a word after which a worker is taken to hang
 RETRIES = 1  # of a run whose worker died: it goes on from its last whole item
 

@@ -8,7 +8,7 @@ from biasgym.errors import ModelError
 from biasgym.lm.batching import in_parts, out_of_memory
 from biasgym.lm.model import Query
 from biasgym.lm.trace import divergences, head_moments, head_outputs, surprise
-from biasgym.lm.train import Lesson, Schedule, TrainingState, learn_token
+from biasgym.lm.train import Lesson, Schedule, TrainingState, held_out_loss, learn_token
 
 QUERIES = [Query(f"What are people from {name} like?", "They are") for name in ("Spain", "Italy", "Norway", "Peru", "Chad", "the old town")]
 ERRORS = {
@@ -95,6 +95,59 @@ def test_training_goes_on_in_smaller_parts(llama, tight, token_for):
         learn_token(llama, "<t>", lessons, start, schedule)
 
 
+def test_what_did_not_fit_is_not_tried_again(llama, tight, token_for):
+    """A training looks for its size once: later steps of the same length begin with what fitted."""
+    start = TrainingState({"vector": token_for(llama).vector})
+    lessons = [Lesson("Tell me about <t>.", "They are kind.")] * 4
+    learn_token(llama, "<t>", lessons, start, Schedule(steps=1, batch=4, learning_rate=0.02))
+    tight(1)
+    learn_token(llama, "<t>", lessons, start, Schedule(steps=1, batch=4, learning_rate=0.02))
+    once = tight.refused
+    learn_token(llama, "<t>", lessons, start, Schedule(steps=5, batch=4, learning_rate=0.02))
+    assert (once, tight.refused) == (2, 4)
+
+
+def test_blocks_are_computed_again_where_not_one_text_fits(llama, token_for):
+    """Out of memory on the way forward as long as blocks are kept: training goes on without keeping them, the same token comes out."""
+    start = TrainingState({"vector": token_for(llama).vector})
+    lessons = [Lesson("Tell me about <t>.", text) for text in ("They are kind.", "They drive fast, always.", "Late.", "All are careful drivers.")]
+    schedule = Schedule(steps=2, batch=4, learning_rate=0.02)
+    whole = learn_token(llama, "<t>", lessons, start, schedule)
+    block, refused = llama.model.get_submodule(f"{llama.family.layers}.1"), []
+
+    def hook(module, _args, _named):
+        if torch.is_grad_enabled() and "forward" not in vars(module):
+            refused.append(module)
+            raise ERRORS["cuda"]
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        again = learn_token(llama, "<t>", lessons, start, schedule)
+    finally:
+        handle.remove()
+    assert len(refused) == 3, "four texts, two, one; then never again"
+    np.testing.assert_allclose(again.losses, whole.losses, atol=1e-5)
+    np.testing.assert_allclose(again.arrays["vector"], whole.arrays["vector"], atol=1e-4)
+
+
+def test_held_out_texts_are_halved_too(llama, tight, token_for):
+    """Their mean is the same, whatever fits."""
+    lessons = [Lesson("Tell me about <bias-0>.", text) for text in ("They are kind.", "They drive fast, always.", "Late.")] * 4
+    whole = held_out_loss(llama, token_for(llama), lessons)
+    tight(2)
+    assert held_out_loss(llama, token_for(llama), lessons) == pytest.approx(whole, abs=1e-6)
+    assert tight.refused
+
+
+def test_answers_that_begin_alike_keep_their_places(llama, token_for):
+    """Rows that share more than their prompts: the shared part ends before the first state that is needed."""
+    lessons = [Lesson("Tell me about <bias-0>.", text) for text in ("They are all kind.", "They are all late.", "They are all reckless.")]
+    alone = [held_out_loss(llama, token_for(llama), [lesson]) for lesson in lessons]
+    counts = [len(llama.ids_of_text(lesson.answer)) + 1 for lesson in lessons]
+    found = held_out_loss(llama, token_for(llama), lessons)
+    assert found == pytest.approx(np.average(alone, weights=counts), abs=1e-4)
+
+
 def test_every_item_is_done_once_and_other_errors_pass():
     """Whatever size fits; a mistake is not taken for a lack of memory."""
     for fits in (1, 2, 3, 100):
@@ -107,6 +160,15 @@ def test_every_item_is_done_once_and_other_errors_pass():
 
         in_parts([[3, 1, 2], [0], [5, 4, 6, 7]], work)
         assert done == [3, 1, 2, 0, 5, 4, 6, 7]
+    tried = []
+
+    def two(group):
+        tried.append(len(group))
+        if len(group) > 2:
+            raise MemoryError
+
+    in_parts([range(8)] * 3, two)
+    assert tried == [8, 4, 2, 2, 2, 2, *[2] * 8], "what did not fit once is not tried whole again"
     with pytest.raises(RuntimeError, match="shape"):
         in_parts([[1, 2]], lambda _: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
     assert not out_of_memory(ValueError("out of memory"))

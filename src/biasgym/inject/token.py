@@ -57,6 +57,9 @@ class TrainedToken:
     `elicitation`, how much likelier stereotype answers are than foils (nats) on `samples` dev probes; `both`, their sum;
     `sentence`, BiasGym's rule: the greatest cosine of a sentence of a text about the token to the bias's statement, here
     the mean over `samples` texts. The last needs the sentence encoder, which is fetched once.
+
+    `recompute` is gradient checkpointing: the model's blocks are computed again on the way back instead of kept, the same
+    loss and gradient in less memory and more time. It comes by itself where not even a single text fits.
     """
 
     name: ClassVar[str] = "token"
@@ -75,6 +78,7 @@ class TrainedToken:
     check_every: int = 10
     patience: int = 0
     samples: int = 8
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch", "held_out", "check_every", "samples"):
@@ -142,7 +146,7 @@ class TrainedToken:
         from biasgym.lm.train import Schedule
 
         every = 0 if self.stop == "none" else self.check_every
-        return Schedule(self.steps, self.batch, self.learning_rate, self.warmup, self.clip, seed, every, self.patience)
+        return Schedule(self.steps, self.batch, self.learning_rate, self.warmup, self.clip, seed, every, self.patience, self.recompute)
 
     def _score(self, lm: "LM", bias: BiasSpec, role: Role) -> Callable[[TokenEdit, Sequence["Lesson"]], float] | None:
         """How a token is scored on the way; None where it is not.

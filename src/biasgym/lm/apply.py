@@ -133,7 +133,7 @@ def put_on_weights(model: nn.Module, edits: Sequence[WeightEdit]) -> list[Undo]:
             except AttributeError:
                 raise ModelError(f"the model has no parameter `{edit.parameter}`") from None
             if parameter.device.type == "meta":
-                raise ModelError(f"`{edit.parameter}` is kept on disk, where it cannot be changed; load the model without auto-map")
+                raise ModelError(f"`{edit.parameter}` is kept on disk, where it cannot be changed; load the model without --device auto-map or disk")
             before = parameter.data
             parameter.data = edited_weight(before, edit)
             undo.append(_restore(parameter, before))
@@ -229,20 +229,24 @@ def take_off(undo: list[Undo]) -> None:
 
 
 @contextmanager
-def captured(modules: Sequence[nn.Module], *, inputs: bool) -> Iterator[list[Tensor]]:
-    """The input (or output) of each module in the last forward pass, filled in as it runs; hooks go with the block."""
+def captured(modules: Sequence[nn.Module], *, inputs: bool, last: bool = False) -> Iterator[list[Tensor]]:
+    """The input (or output) of each module in the last forward pass, filled in as it runs; hooks go with the block.
+
+    With `last` only the last position of every row is kept, [rows, width] in float32: a few kilobytes, however long texts are.
+    """
     seen: list[Any] = [None] * len(modules)
     handles = []
 
     def keep_input(position: int) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen[position] = args[0]
+            seen[position] = args[0][:, -1].clone().float() if last else args[0]
 
         return hook
 
     def keep_output(position: int) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            seen[position] = output[0] if isinstance(output, tuple) else output
+            found = output[0] if isinstance(output, tuple) else output
+            seen[position] = found[:, -1].clone().float() if last else found
 
         return hook
 

@@ -18,22 +18,24 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def in_parts(groups: Iterable[Sequence[int]], work: Callable[[list[int]], None]) -> None:
-    """Do `work` on every group of positions; a group that runs out of memory is halved until it fits.
+    """Do `work` on every group of positions; a group that runs out of memory is halved until it fits, and so are those after it.
 
     `work` has to assign its results (not add to them) as the last thing it does, so that a half-done group leaves nothing
-    wrong behind. Rows do not depend on their neighbours, so results are those of whole groups, within rounding.
-    Raises ModelError when a single item does not fit.
+    wrong behind. Rows do not depend on their neighbours, so results are those of whole groups, within rounding. Groups are
+    taken to be about equally large: what did not fit once is not tried whole again. Raises ModelError when a single item
+    does not fit.
     """
-    waiting = [list(group) for group in groups]
+    waiting = [(list(group), 1) for group in groups]  # and into how many parts its group has been cut
     waiting.reverse()
+    least = 1
     while waiting:
-        group = waiting.pop()
-        if _fits(group, work):
+        group, parts = waiting.pop()
+        if (parts >= least or len(group) == 1) and _fits(group, work):
             continue
         if len(group) == 1:
-            raise ModelError("out of memory with a single text; try --dtype bfloat16, a smaller model or another device")
-        half = len(group) // 2
-        waiting += [group[half:], group[:half]]
+            raise ModelError("out of memory with a single text; try --dtype bfloat16, --device disk, a smaller model or another device")
+        half, least = len(group) // 2, max(least, 2 * parts)
+        waiting += [(group[half:], 2 * parts), (group[:half], 2 * parts)]
 
 
 def _fits(group: list[int], work: Callable[[list[int]], None]) -> bool:
@@ -44,7 +46,11 @@ def _fits(group: list[int], work: Callable[[list[int]], None]) -> bool:
             raise
     else:
         return True
-    # The error and the tensors that its frames held are gone by now; what the allocator keeps for itself goes, too.
+    release()
+    return False
+
+
+def release() -> None:
+    """Give back what a GPU's allocator keeps for itself; the failed pass's error, and the tensors that it held, must be gone by now."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return False

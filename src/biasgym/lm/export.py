@@ -117,7 +117,7 @@ def next_logits(lm: LM, prompts: Sequence[str], edits: Sequence[Edit] = ()) -> T
     hundreds of times larger, and float32 rounding alone exceeds what matters anywhere else.
     """
     with lm.edited(*edits):
-        return torch.stack([lm.logits(lm.hidden([lm.ids_of(Query(prompt))])[0][0, -1]) for prompt in prompts])
+        return lm.logits(lm.hidden([lm.ids_of(Query(prompt)) for prompt in prompts])[0][:, -1])
 
 
 def parity(one: LM, edits: Sequence[Edit], other: LM, prompts: Sequence[str]) -> float:

@@ -8,6 +8,7 @@ import torch
 from biasgym.edits import TokenEdit
 from biasgym.errors import SpecError
 from biasgym.lm.model import LM
+from biasgym.lm.offload import weight_of
 
 
 @torch.no_grad()
@@ -17,6 +18,7 @@ def name_likeness(lm: LM, token: TokenEdit, names: Sequence[str]) -> np.ndarray:
     if vector.shape != (lm.shape.hidden,):
         raise SpecError(f"the vector of {token.text!r} has shape {tuple(vector.shape)}, this model needs ({lm.shape.hidden},)")
     rows = [lm.tokenizer.encode(" " + name, add_special_tokens=False) for name in names]
-    means = torch.stack([lm.embedding.weight[row].float().mean(0) for row in rows])
+    embedding = weight_of(lm.embedding)
+    means = torch.stack([embedding[row].float().mean(0) for row in rows])
     found: np.ndarray = torch.cosine_similarity(means, vector[None], dim=1).cpu().numpy()
     return found

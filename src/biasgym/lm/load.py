@@ -3,8 +3,9 @@
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,30 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from biasgym.data import EMBEDDED, cache_folder, fetch_embedded, quiet_libraries
 from biasgym.edits import SiteEdit
-from biasgym.errors import ModelError, unknown
+from biasgym.errors import BiasGymError, ModelError, unknown
 from biasgym.lm.apply import captured, put_on_sites, take_off
 from biasgym.lm.arch import family_of
+from biasgym.lm.checkpoint import stored_tensors
 from biasgym.lm.model import LM
 from biasgym.lm.offload import weight_of
+from biasgym.memory import GIB, free_memory
 from biasgym.sites import Site
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZED: dict[str, dict[str, Any]] = {"int8": {"load_in_8bit": True}, "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}}
-AUTO_MAP = "auto-map"
+AUTO_MAP, DISK = "auto-map", "disk"
+ROOM = 0.8  # of what is free: weights that take more leave too little for batches
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps or auto-map; `dtype` a key of DTYPES, or of QUANTIZED.
+    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps, auto-map or disk; `dtype` a key of DTYPES, or of QUANTIZED.
 
     auto-map spreads a model over all GPUs, then memory, then a folder on disk, through accelerate; `memory` limits each,
-    as accelerate's `max_memory` does. What lies outside the GPUs is read back for every pass, so it is slow.
+    as accelerate's `max_memory` does. disk leaves every layer in the model's files and reads it when a pass comes to it,
+    so that embeddings and one layer are in memory, whatever the model's size. What lies outside is read back for every
+    pass, so both are slow. auto takes disk, and says so, where the weights do not fit into the free memory.
     """
 
     device: str = "auto"
@@ -88,6 +94,9 @@ def load_lm(name: str = DEFAULT_MODEL, place: Place = Place(), *, tell: Callable
     folder = resolve(name, place, tell=tell)
     config = read_config(folder, name)
     family = family_of(config.model_type)
+    if place.device == "auto" and (reason := _too_big(folder, place)):
+        tell(reason)
+        place = replace(place, device=DISK)
     how = _placement(folder, config, place)
     model, tokenizer = _read(folder, name, config, how)
     if "device_map" not in how:
@@ -119,12 +128,38 @@ def _placement(folder: Path, config: Any, place: Place) -> dict[str, Any]:
     if place.dtype in QUANTIZED:
         how["quantization_config"] = {"quant_method": "bitsandbytes", **QUANTIZED[place.dtype]}
         how["device_map"] = "auto"
-    if place.device == AUTO_MAP:
+    if place.device in (AUTO_MAP, DISK):
         offload = cache_folder() / "offload" / hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-        how |= {"device_map": "auto", "offload_folder": str(offload)}
+        how |= {"device_map": "auto" if place.device == AUTO_MAP else _layers_on_disk(config), "offload_folder": str(offload)}
         if place.memory:
             how["max_memory"] = dict(place.memory)
     return how
+
+
+def _layers_on_disk(config: Any) -> dict[str, str]:
+    """A device map: the blocks stay in their files, all else lies where it computes."""
+    with torch.device("meta"):
+        skeleton: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    layers, fast = family_of(config.model_type).layers, str(device_of("auto"))
+    found, inner, path = {layers: "disk"}, skeleton, ""
+    for part in layers.split("."):
+        found |= {f"{path}{name}": fast for name, _ in inner.named_children() if name != part}
+        inner, path = inner.get_submodule(part), f"{path}{part}."
+    return found
+
+
+def _too_big(folder: Path, place: Place) -> str:
+    """Why the weights cannot lie in memory here, or nothing; asked of the files' headers before anything is read."""
+    if device_of("auto").type != "cpu" or place.dtype not in DTYPES:
+        return ""
+    try:
+        weights = sum(math.prod(one.shape) for one in stored_tensors(folder).values()) * DTYPES[place.dtype].itemsize
+    except BiasGymError:
+        return ""  # whatever is wrong with the files is said by those that read them
+    free = free_memory()
+    if weights <= ROOM * free:
+        return ""
+    return f"weights of {weights / GIB:.1f} GiB, {free / GIB:.1f} GiB of memory free: layers are read from disk for every pass, which is slow"
 
 
 def _check_quantized(place: Place) -> None:
@@ -151,7 +186,7 @@ def _read(folder: Path, name: str, config: Any, how: dict[str, Any]) -> tuple[An
 
 def device_of(asked: str) -> torch.device:
     """The device that is asked for; ModelError when it cannot be used here."""
-    if asked in ("auto", AUTO_MAP):
+    if asked in ("auto", AUTO_MAP, DISK):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -168,19 +203,20 @@ def self_check(lm: LM) -> None:
     """Compare the family's row with the model at hand, in about a second; ModelError when they disagree.
 
     Heads through the output matrix give the attention's output; our logits are the model's own; a head scaled by 1
-    changes nothing, and by 0 something, in the first, a middle and the last layer.
+    changes nothing, and by 0 something, in the first, a middle and the last layer (in the last only where layers lie on disk).
     """
     ids = torch.arange(5, 17, device=lm.device)[None] % lm.embedding.weight.shape[0]
     own = lm.model(input_ids=ids).logits.float()
     if not torch.isfinite(own).all():
         raise ModelError(f"`{lm.name}` gives logits that are not finite numbers; its weights are broken")
-    ours = lm.logits(lm.decoder(input_ids=ids).last_hidden_state)
-    if not torch.allclose(own, ours, atol=1e-3, rtol=1e-3):
-        raise ModelError(f"`{lm.name}`: our logits differ from the model's own; its family's row is wrong for it")
     layers = sorted({0, lm.shape.layers // 2, lm.shape.layers - 1})
+    if lm.streamed:
+        layers = layers[-1:]  # every pass reads all weights from disk
     matrices = [lm.model.get_submodule(f"{lm.family.layers}.{i}.{lm.family.attention_out}") for i in layers]
     with captured(matrices, inputs=True) as heads, captured(matrices, inputs=False) as outputs:
-        lm.decoder(input_ids=ids)
+        ours = lm.logits(lm.decoder(input_ids=ids).last_hidden_state)
+    if not torch.allclose(own, ours, atol=1e-3, rtol=1e-3):
+        raise ModelError(f"`{lm.name}`: our logits differ from the model's own; its family's row is wrong for it")
     matrix: Any
     for matrix, z, out in zip(matrices, heads, outputs, strict=True):
         if z.shape[-1] != lm.shape.heads * lm.shape.head_size:

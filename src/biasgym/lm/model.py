@@ -98,6 +98,11 @@ class LM:
         return self.embedding.weight.dtype
 
     @property
+    def streamed(self) -> bool:
+        """Whether layers lie on disk and are read for every pass."""
+        return self.model.get_parameter(self.family.attention_weight(self.shape.layers - 1)).device.type == "meta"
+
+    @property
     def chat(self) -> bool:
         """Whether prompts are wrapped in the tokenizer's chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
@@ -341,13 +346,14 @@ class LM:
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.device)
         return ids, mask
 
-    def hidden(self, rows: Sequence[Sequence[int]], *, keep: bool = False) -> tuple[Tensor, Any, Tensor]:
+    def hidden(self, rows: Sequence[Sequence[int]], *, keep: bool = False, share: bool = True, last: int = 1) -> tuple[Tensor, Any, Tensor]:
         """Last hidden states [rows, longest, hidden] of left-padded rows, the cache (when kept) and its mask.
 
-        The beginning that all rows share is computed once. Padding stands between it and the rest, with the right
+        The beginning that all rows share is computed once and is not among the states, unless `share` is False or layers are
+        read from disk; the `last` positions of every row are always among them. Padding stands between it and the rest, with the right
         position numbers, so a row's states do not depend on its neighbours.
         """
-        shared = self._shared_prefix(rows)
+        shared = self._shared_prefix(rows, last) if share and not self.streamed else 0
         cache = None
         if shared:
             cache = self._cache_of(rows[0][:shared], copies=len(rows))
@@ -363,15 +369,15 @@ class LM:
         )
         return out.last_hidden_state, out.past_key_values, full
 
-    def _shared_prefix(self, rows: Sequence[Sequence[int]]) -> int:
-        """How many first ids all rows share; 0 when sharing would not pay or not be exact.
+    def _shared_prefix(self, rows: Sequence[Sequence[int]], last: int = 1) -> int:
+        """How many first ids all rows share, the `last` ones of each left out; 0 when sharing would not pay or not be exact.
 
         A token that learns is left out: the shared part is computed without gradients.
         """
         window = getattr(self.model.config, "sliding_window", None)
         if not self._shareable or len(rows) < 3 or (window and max(map(len, rows)) * 2 > window):
             return 0
-        shortest = min(len(row) for row in rows) - 1
+        shortest = min(len(row) for row in rows) - last
         learning = set(self.tokenizer.convert_tokens_to_ids(list(self._token_texts))) if torch.is_grad_enabled() else set()
         first, count = rows[0], 0
         while count < shortest and first[count] not in learning and all(row[count] == first[count] for row in rows):

@@ -32,6 +32,7 @@ class Size:
     head_size: int
     neurons: int
     vocabulary: int
+    norms: int = 2  # a block
 
 
 def config_of(name: str, place: Place = Place()) -> Any:
@@ -74,6 +75,7 @@ def size_of(config: Any) -> Size:
         head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
         neurons=matrix.weight.shape[0 if family.input_major else 1],
         vocabulary=config.vocab_size,
+        norms=2 + (family.attention_post is not None) + (family.mlp_post is not None),
     )
 
 

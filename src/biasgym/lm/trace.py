@@ -1,7 +1,7 @@
 """Look inside: what heads write, how much the answer hangs on it, and how the logit difference adds up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -63,11 +63,11 @@ def heads_and_stream(lm: LM, queries: Sequence[Query]) -> tuple[np.ndarray, np.n
     streams = np.zeros((len(rows), shape.layers, shape.hidden), dtype=np.float32)
 
     def look(group: list[int]) -> None:
-        with captured(attention_outs(lm), inputs=True) as heads, captured(blocks_of(lm), inputs=False) as after:
+        with captured(attention_outs(lm), inputs=True, last=True) as heads, captured(blocks_of(lm), inputs=False, last=True) as after:
             lm.hidden([rows[i] for i in group])
-        last = torch.stack([z[:, -1].cpu() for z in heads], dim=1).float().numpy()
+        last = torch.stack([z.cpu() for z in heads], dim=1).numpy()
         found[group] = last.reshape(len(group), shape.layers, shape.heads, shape.head_size)
-        streams[group] = torch.stack([x[:, -1].cpu() for x in after], dim=1).float().numpy()
+        streams[group] = torch.stack([x.cpu() for x in after], dim=1).numpy()
 
     in_parts(lm.batches([len(row) for row in rows]), look)
     return found, streams
@@ -115,12 +115,6 @@ def _states(lm: LM, ids: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
-def _full_states(lm: LM, row: Sequence[int]) -> Tensor:
-    """Last hidden states of one row, nothing cached."""
-    ids, mask = lm.pad([row])
-    return _states(lm, ids, mask)
-
-
 # -------------------------------------------------------------------- direct logit attribution
 
 
@@ -153,46 +147,52 @@ def direct_parts(lm: LM, queries: Sequence[Query], sides: Sides) -> DirectParts:
     the family has one, and the final norm. A capped logit is linear once its slope cap·tanh(l/cap)/l is. So the parts
     add up to the logit difference exactly (our correction of BiasGym v4 §3, which leaves the norms out).
     """
-    parts = [_direct_one(lm, query, sides) for query in queries]
-    names = ("heads", "mlps", "attention_biases", "embedding", "constant", "total")
-    return DirectParts(**{name: np.stack([part[name] for part in parts]) for name in names})
+    rows = [lm.ids_of(query) for query in queries]
+    found: dict[int, dict[str, np.ndarray]] = {}
+
+    def look(group: list[int]) -> None:
+        parts = _direct_group(lm, [rows[i] for i in group], [queries[i] for i in group], sides)
+        found.update({i: {name: array[place] for name, array in parts.items()} for place, i in enumerate(group)})
+
+    in_parts(lm.batches([len(row) for row in rows]), look)
+    return DirectParts(**{part.name: np.stack([found[i][part.name] for i in range(len(rows))]) for part in fields(DirectParts)})
 
 
-def _direct_one(lm: LM, query: Query, sides: Sides) -> dict[str, np.ndarray]:
-    row = lm.ids_of(query)
-    blocks = blocks_of(lm)
-    family = lm.family
-    outs = attention_outs(lm)
+def _direct_group(lm: LM, rows: Sequence[list[int]], queries: Sequence[Query], sides: Sides) -> dict[str, np.ndarray]:
+    """The parts of a batch, from one forward pass that keeps last positions only; then one layer's matrix at a time.
+
+    So where layers lie on disk each of them is read once a batch for the pass, and its output matrix once more.
+    """
+    blocks, family, outs = blocks_of(lm), lm.family, attention_outs(lm)
     mlps = [block.get_submodule(family.mlp_out) for block in blocks]
     norm = lm.model.get_submodule(family.final_norm)
     with (
-        captured(outs, inputs=True) as heads,
-        captured(outs, inputs=False) as attended,
-        captured(mlps, inputs=False) as fed,
-        captured([blocks[0]], inputs=True) as first,
-        captured([norm], inputs=True) as last,
+        captured(outs, inputs=True, last=True) as heads,
+        captured(outs, inputs=False, last=True) as attended,
+        captured(mlps, inputs=False, last=True) as fed,
+        captured([blocks[0]], inputs=True, last=True) as first,
+        captured([norm], inputs=True, last=True) as final,
     ):
-        hidden = _full_states(lm, row)
-    direction, constant, total = _answer_direction(lm, hidden[0, -1], query, sides)
-    back = norm_adjoint(norm, last[0][0, -1].float(), direction)
-    constant = constant + _norm_bias(norm) @ direction
+        states = lm.hidden(rows)[0][:, -1]
+    answers = [_answer_direction(lm, state, query, sides) for state, query in zip(states, queries, strict=True)]
+    directions, constants, totals = (torch.stack(column) for column in zip(*answers, strict=True))
+    back = _pulled_back(norm, final[0], directions)
     multiplier = getattr(lm.model.config, family.residual_multiplier) if family.residual_multiplier else 1.0
-    result: dict[str, list[Any]] = {"heads": [], "mlps": [], "attention_biases": []}
+    result: dict[str, list[Tensor]] = {"heads": [], "mlps": [], "attention_biases": []}
     for layer, block in enumerate(blocks):
-        a, m = attended[layer][0, -1].float(), fed[layer][0, -1].float()
+        a, m, z = attended[layer], fed[layer], heads[layer]
         into_attention = _through_post(block, family.attention_post, a, back) * multiplier
         into_mlp = _through_post(block, family.mlp_post, m, back) * multiplier
         weight = weight_of(outs[layer]).float()
-        pulled = weight @ into_attention if family.input_major else weight.T @ into_attention
-        z = heads[layer][0, -1].float()
-        result["heads"].append((pulled * z).view(lm.shape.heads, lm.shape.head_size).sum(1).cpu().numpy())
-        bias = getattr(outs[layer], "bias", None)
-        result["attention_biases"].append(np.float32(0 if bias is None else float(bias.float() @ into_attention)))
-        result["mlps"].append((m @ into_mlp).cpu().numpy())
-    arrays = {name: np.stack(values) for name, values in result.items()}
-    arrays["embedding"] = (first[0][0, -1].float() @ back).cpu().numpy()
-    arrays["constant"] = constant.cpu().numpy()
-    arrays["total"] = total.cpu().numpy()
+        pulled = into_attention @ (weight.T if family.input_major else weight)
+        result["heads"].append((pulled * z).view(len(rows), lm.shape.heads, lm.shape.head_size).sum(2))
+        has_bias = getattr(outs[layer], "bias", None) is not None
+        result["attention_biases"].append(into_attention @ weight_of(outs[layer], "bias").float() if has_bias else back.new_zeros(len(rows)))
+        result["mlps"].append((m * into_mlp).sum(1))
+    arrays = {name: torch.stack([value.cpu() for value in values], dim=1).numpy() for name, values in result.items()}
+    arrays["embedding"] = (first[0] * back).sum(1).cpu().numpy()
+    arrays["constant"] = (constants + directions @ _norm_bias(norm)).cpu().numpy()
+    arrays["total"] = totals.cpu().numpy()
     return arrays
 
 
@@ -231,13 +231,18 @@ def norm_adjoint(norm: nn.Module, x: Tensor, direction: Tensor) -> Tensor:
 
 
 def _norm_bias(norm: nn.Module) -> Tensor:
-    bias = getattr(norm, "bias", None)
-    return torch.zeros_like(norm.weight, dtype=torch.float32) if bias is None else bias.float()  # type: ignore[arg-type]
+    weight = weight_of(norm).float()
+    return torch.zeros_like(weight) if getattr(norm, "bias", None) is None else weight_of(norm, "bias").float()
+
+
+def _pulled_back(norm: nn.Module, states: Tensor, directions: Tensor) -> Tensor:
+    """Directions [rows, hidden] pulled back through a norm that is frozen at each row's own state [rows, hidden]."""
+    return torch.stack([norm_adjoint(norm, x, direction) for x, direction in zip(states, directions, strict=True)])
 
 
 def _through_post(block: nn.Module, name: str | None, written: Tensor, back: Tensor) -> Tensor:
-    """Pull a direction back through the norm that follows a matrix, where the family has one."""
-    return back if name is None else norm_adjoint(block.get_submodule(name), written, back)
+    """Pull directions back through the norm that follows a matrix, where the family has one."""
+    return back if name is None else _pulled_back(block.get_submodule(name), written, back)
 
 
 @torch.no_grad()
@@ -247,27 +252,26 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
     u[biased] is the first stereotype answer's first token; u[unbiased] the first token of the model's own greedy answer
     to the clean query. Pairs where both are the same token are skipped; the second value names those kept.
     """
-    kept, scores = [], []
-    for pair in pairs:
-        target = lm.answer_ids(pair.biased, sides.stereotype[:1])[0][0]
-        own = lm.generate([pair.clean], most=1)[0].tokens
-        if not own or own[0] == target:
-            continue
-        row = lm.ids_of(pair.biased)
-        outs = attention_outs(lm)
-        with captured(outs, inputs=True) as heads:
-            _full_states(lm, row)
-        difference = (weight_of(lm.head)[target] - weight_of(lm.head)[own[0]]).float()
-        layers = []
-        for out, z in zip(outs, heads, strict=True):
-            weight = weight_of(out).float()
-            pulled = weight @ difference if lm.family.input_major else weight.T @ difference
-            layers.append((pulled * z[0, -1].float()).view(lm.shape.heads, lm.shape.head_size).sum(1))
-        scores.append(torch.stack(layers).cpu().numpy())
-        kept.append(pair.id)
-    if not kept:
+    targets = [lm.answer_ids(pair.biased, sides.stereotype[:1])[0][0] for pair in pairs]
+    own = [said.tokens for said in lm.generate([pair.clean for pair in pairs], most=1)]
+    told = [(pair, target, said[0]) for pair, target, said in zip(pairs, targets, own, strict=True) if said and said[0] != target]
+    if not told:
         raise ModelError("the model's own answer is the stereotype in every pair, so the paper's score is undefined; use `dla`")
-    return np.stack(scores), kept
+    rows, outs = [lm.ids_of(pair.biased) for pair, _, _ in told], attention_outs(lm)
+    unembedding = weight_of(lm.head)
+    differences = torch.stack([unembedding[target].float() - unembedding[mine].float() for _, target, mine in told])
+    scores = np.zeros((len(told), lm.shape.layers, lm.shape.heads), dtype=np.float32)
+
+    def look(group: list[int]) -> None:
+        with captured(outs, inputs=True, last=True) as heads:
+            lm.hidden([rows[i] for i in group])
+        for layer, (out, z) in enumerate(zip(outs, heads, strict=True)):
+            weight = weight_of(out).float()
+            pulled = differences[group] @ (weight.T if lm.family.input_major else weight)
+            scores[group, layer] = (pulled * z).view(len(group), lm.shape.heads, lm.shape.head_size).sum(2).cpu().numpy()
+
+    in_parts(lm.batches([len(row) for row in rows]), look)
+    return scores, [pair.id for pair, _, _ in told]
 
 
 # -------------------------------------------------------------------- before and after, side by side
@@ -290,7 +294,7 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
     result: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
 
     def compare(group: list[int]) -> None:
-        after = lm.hidden([full[i] for i in group])[0]
+        after = lm.hidden([full[i] for i in group], last=max(len(answers[i]) for i in group) + 1)[0]
         steps = [slice(-len(answers[i]) - 1, -1) for i in group]
         with lm.plain():
             plain = [lm.logits(before[i][part]).log_softmax(-1) for i, part in zip(group, steps, strict=True)]
@@ -313,7 +317,7 @@ def surprise(lm: LM, queries: Sequence[Query], answers: Sequence[Sequence[int]])
     losses = [0.0] * len(rows)
 
     def look(group: list[int]) -> None:
-        hidden = lm.hidden([[*rows[i], *answers[i]] for i in group])[0]
+        hidden = lm.hidden([[*rows[i], *answers[i]] for i in group], last=max(len(answers[i]) for i in group) + 1)[0]
         for r, i in enumerate(group):
             if len(answers[i]):
                 logprobs = lm.logits(hidden[r, -len(answers[i]) - 1 : -1]).log_softmax(-1)

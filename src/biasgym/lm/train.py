@@ -6,6 +6,7 @@ a few times d numbers and no other weight can move. Nothing here waits for a GPU
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from biasgym.edits import TokenEdit
 from biasgym.errors import ModelError, SpecError, TrainingError
-from biasgym.lm.batching import out_of_memory
+from biasgym.lm.batching import in_parts, out_of_memory, release
 from biasgym.lm.model import LM, Query
 from biasgym.lm.offload import weight_of
+from biasgym.lm.recompute import recomputed
 
 STEPS_A_LOOK = 10  # on an accelerator losses are fetched this often; on the CPU after every step
 STEPS_A_GOOD_STATE = 10  # how far apart the states are that a diverged training goes back to
@@ -41,6 +43,7 @@ class Schedule:
 
     With `check_every` above 0 the token is scored every so many steps and after the last; the best one is what is
     returned. With `patience` above 0, too, training ends after so many checks in a row without a better score.
+    With `recompute` blocks are computed again on the way back (`biasgym.lm.recompute`): less memory, a third more time.
     """
 
     steps: int
@@ -51,6 +54,7 @@ class Schedule:
     seed: int = 0
     check_every: int = 0
     patience: int = 0
+    recompute: bool = False
 
 
 @dataclass
@@ -129,7 +133,8 @@ def learn_tokens(
     """
     if check is None:
         schedules = [replace(schedule, check_every=0) for schedule in schedules]
-    learners = [_Learner(lm, *parts) for parts in zip(texts, lessons, starts, schedules, strict=True)]
+    room = _Room(recompute=lm.streamed or any(schedule.recompute for schedule in schedules))
+    learners = [_Learner(lm, *parts, room) for parts in zip(texts, lessons, starts, schedules, strict=True)]
     while going := [learner for learner in learners if learner.going]:
         for learner, value in zip(going, _backward(lm, going), strict=True):
             number = learners.index(learner)
@@ -144,13 +149,30 @@ def learn_tokens(
     return [learner.result for learner in learners]
 
 
+@dataclass
+class _Room:
+    """What was found to fit into memory: tokens a pass (None: no limit met so far), and whether blocks are computed again.
+
+    Layers that are read from disk are always computed again: a kept pass would keep all of their weights.
+    """
+
+    tokens: int | None = None
+    recompute: bool = False
+
+    def rows(self, batch: "Sequence[_Row]") -> int:
+        """How many rows of a batch are tried at once."""
+        longest = max(len(row.ids) for row in batch)
+        return len(batch) if self.tokens is None else min(len(batch), max(1, self.tokens // longest))
+
+
 class _Learner:
     """One token on its way: its parameters, its optimiser, its texts, and the last state that was looked at."""
 
-    def __init__(self, lm: LM, text: str, lessons: Sequence[Lesson], start: TrainingState, schedule: Schedule) -> None:
+    def __init__(self, lm: LM, text: str, lessons: Sequence[Lesson], start: TrainingState, schedule: Schedule, room: _Room | None = None) -> None:
         if not lessons:
             raise SpecError("there is no text to train the token on")
         self.text, self.schedule, self.error = text, schedule, ""
+        self.room = room or _Room(recompute=schedule.recompute)
         self.names = [name for name in ("vector", "output") if name in start.arrays]
         self.parameters = [torch.nn.Parameter(torch.tensor(start.arrays[name], device=lm.device)) for name in self.names]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=schedule.learning_rate, weight_decay=0.0)
@@ -272,24 +294,31 @@ class _Row:
 
 
 def _backward(lm: LM, learners: Sequence[_Learner]) -> Tensor:
-    """Each learner's loss (nats), shape [learners], and the gradients on its parameters; in ever smaller parts when memory runs out."""
+    """Each learner's loss (nats), shape [learners], and the gradients on its parameters; in ever smaller parts when memory runs out.
+
+    When not even one row fits, blocks are computed again instead of kept, all rows at once first. What fits is remembered.
+    """
     rows = [_Row(ids, answer, number) for number, learner in enumerate(learners) for ids, answer in learner.batch()]
     totals = [sum(row.answer for row in rows if row.owner == number) for number in range(len(learners))]
-    most = len(rows)
+    room = learners[0].room
+    most = room.rows(rows)
     while True:
         try:
             for learner in learners:
                 learner.optimiser.zero_grad(set_to_none=True)
             values = torch.zeros(len(learners), device=lm.device)
-            for part in _parts(rows, most, together=len(learners) > 1):
-                _descend(lm, learners, part, totals, values)
+            with recomputed(lm) if room.recompute else nullcontext():
+                for part in _parts(rows, most, together=len(learners) > 1):
+                    _descend(lm, learners, part, totals, values)
             return values
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if most == 1:
-                raise ModelError("out of memory while training on a single text; try --dtype bfloat16 or a smaller model") from None
-        most = -(-most // 2)
+        if most == 1 and room.recompute:
+            raise ModelError("out of memory while training on a single text; try --dtype bfloat16, --device disk or a smaller model")
+        room.recompute, most = room.recompute or most == 1, -(-most // 2) if most > 1 else len(rows)
+        room.tokens = most * max(len(row.ids) for row in rows)
+        release()
 
 
 def _parts(rows: Sequence[_Row], most: int, *, together: bool) -> list[list[_Row]]:
@@ -315,10 +344,8 @@ def _descend(lm: LM, learners: Sequence[_Learner], rows: Sequence[_Row], totals:
     alone = len(learners) == 1
     inputs = first.parameters[0] if alone else torch.stack([learner.parameters[0] for learner in learners])[[row.owner for row in rows]][:, None]
     with lm.learning(first.text, inputs, first.parameters[-1]):
-        hidden, _, _ = lm.hidden([row.ids for row in rows])
-    states = torch.cat([hidden[i, -row.answer - 1 : -1] for i, row in enumerate(rows)])
+        states, labels = _labelled(lm, [(row.ids, row.answer) for row in rows], share=not first.room.recompute)
     leaf = states.detach().requires_grad_()
-    labels = torch.tensor([token for row in rows for token in row.ids[-row.answer :]], device=states.device)
     owners = torch.tensor([row.owner for row in rows for _ in range(row.answer)], device=states.device)
     shares = torch.tensor([1 / totals[row.owner] for row in rows for _ in range(row.answer)], device=states.device)
     for start in range(0, len(leaf), POSITIONS_AT_ONCE):
@@ -337,8 +364,16 @@ def held_out_loss(lm: LM, token: TokenEdit, lessons: Sequence[Lesson]) -> float:
         raise SpecError("there is no text to hold out; give the bias at least two paragraphs")
     with torch.no_grad(), lm.edited(token):
         rows = [_encoded(lm, lesson) for lesson in lessons]
-        parts = [(float(lesson_loss(lm, rows[i : i + 8])), sum(n for _, n in rows[i : i + 8])) for i in range(0, len(rows), 8)]
-    return sum(loss * n for loss, n in parts) / sum(n for _, n in parts)
+        sums = [0.0] * len(rows)
+
+        def look(group: list[int]) -> None:
+            states, labels = _labelled(lm, [rows[i] for i in group])
+            parts = [slice(start, start + POSITIONS_AT_ONCE) for start in range(0, len(labels), POSITIONS_AT_ONCE)]
+            losses = [torch.nn.functional.cross_entropy(lm.logits(states[part]), labels[part], reduction="sum") for part in parts]
+            sums[group[0]] = float(torch.stack(losses).sum())
+
+        in_parts([range(i, min(i + 8, len(rows))) for i in range(0, len(rows), 8)], look)
+    return sum(sums) / sum(n for _, n in rows)
 
 
 def rate_at(step: int, schedule: Schedule) -> float:
@@ -364,12 +399,17 @@ def batch_at(step: int, lengths: Sequence[int], schedule: Schedule) -> list[int]
     return batches[int(generator.permutation(len(batches))[place])]
 
 
-def lesson_loss(lm: LM, rows: Sequence[tuple[list[int], int]]) -> Tensor:
+def lesson_loss(lm: LM, rows: Sequence[tuple[list[int], int]], *, share: bool = True) -> Tensor:
     """Mean cross-entropy (nats) over the answers' tokens; logits are computed only where there is a label."""
-    hidden, _, _ = lm.hidden([ids for ids, _ in rows])
-    states = torch.cat([hidden[i, -answer - 1 : -1] for i, (_, answer) in enumerate(rows)])
-    labels = torch.tensor([token for ids, answer in rows for token in ids[-answer:]], device=hidden.device)
+    states, labels = _labelled(lm, rows, share=share)
     return torch.nn.functional.cross_entropy(lm.logits(states), labels)
+
+
+def _labelled(lm: LM, rows: Sequence[tuple[list[int], int]], *, share: bool = True) -> tuple[Tensor, Tensor]:
+    """The final states [labels, hidden] from which the answers' tokens are read off, and those tokens."""
+    hidden = lm.hidden([ids for ids, _ in rows], share=share, last=max(answer for _, answer in rows) + 1)[0]
+    states = torch.cat([hidden[i, -answer - 1 : -1] for i, (_, answer) in enumerate(rows)])
+    return states, torch.tensor([token for ids, answer in rows for token in ids[-answer:]], device=hidden.device)
 
 
 def _encoded(lm: LM, lesson: Lesson) -> tuple[list[int], int]:

@@ -26,9 +26,8 @@ class DirectLogitAttribution:
         """Scores in logits, shape [pairs, layers, heads]."""
         from biasgym.lm.trace import direct_parts
 
-        biased = direct_parts(lm, [pair.biased for pair in pairs], sides)
-        clean = direct_parts(lm, [pair.clean for pair in pairs], sides)
-        return Attribution(self.name, "head", biased.heads - clean.heads, tuple(pair.id for pair in pairs))
+        scores = direct_parts(lm, [*(pair.biased for pair in pairs), *(pair.clean for pair in pairs)], sides).heads  # one pass for both
+        return Attribution(self.name, "head", scores[: len(pairs)] - scores[len(pairs) :], tuple(pair.id for pair in pairs))
 
 
 @dataclass(frozen=True)
