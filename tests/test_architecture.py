@@ -11,7 +11,9 @@ import pytest
 import biasgym
 
 ROOT = Path(biasgym.__file__).parent
-WORDS = set("bias candidates claims clustered commission corpus diversity edits endpoint errors family files fronts grammar memory progress records seeds sites stability stats strategies".split())
+WORDS = set(
+    "bias candidates claims clustered commission corpus diversity edits endpoint errors family files fronts grammar memory progress records seeds sites stability stats strategies".split()
+)
 ROOM = set("data datasets forget lm".split())
 STATIONS = set("inject locate measure mitigate".split())
 LEDGER = set("asking audit catalog cost curves generate_corpus grade groups ray_workers ring room run spec store suites sweep tune workers".split())

@@ -4,7 +4,7 @@ from typing import Any
 
 from biasgym.claims import beats_shams
 from biasgym.family import SHAM, claims_of
-from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.records import Finding, RunRecord
 from biasgym.stats import Estimate
 
 PRICES = {"bits-per-byte": "bits per byte", "kl": "KL", "concept": "concept"}

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 
 from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit
 from biasgym.errors import StoreError, unknown
-from biasgym.files import json_of, locked, read_bytes, whole, write_json
+from biasgym.files import json_of, locked, read_bytes, read_json, whole, write_json
 from biasgym.records import RunRecord
 from biasgym.sites import Attribution, Site, Unit
 
