@@ -23,7 +23,6 @@ from biasgym.grade import NONE, Grader, tabulate
 from biasgym.mitigate import Case
 from biasgym.mitigate.joint import JointDirection, joined
 from biasgym.progress import Step
-from biasgym.readings import interval
 from biasgym.records import Finding, MitigateSpec, RunRecord, RunSpec, fingerprint
 from biasgym.run import Arm, Job, Session, environment
 from biasgym.spec import edit_names
@@ -312,6 +311,11 @@ def as_data(found: Combined) -> dict[str, Any]:
     }
 
 
+def _with_interval(row: Finding, digits: int = 2) -> str:
+    """A value with its 95 % interval."""
+    return f"{row.value:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
+
+
 def lines_of(found: Combined) -> list[str]:
     """The combination in words and one table: each bias's gap before and after, what real entities moved, the price."""
     settings = ", ".join(f"{key} = {value}" for key, value in found.picked.settings.items())
@@ -323,10 +327,10 @@ def lines_of(found: Combined) -> list[str]:
         moved, concept = by_name["changed", "association"], by_name["price", "concept"]
         lines.append(
             f"{name}{' (left out)' if name in found.left_out else ''}: gap {injected.value:+.2f} → {left.value:+.2f} nats, closed {closed.value:.0%} "
-            f"[{closed.low:.0%}, {closed.high:.0%}]; real entities {interval(moved)}; concept price {interval(concept)}"
+            f"[{closed.low:.0%}, {closed.high:.0%}]; real entities {_with_interval(moved)}; concept price {_with_interval(concept)}"
         )
     bits, kl = (next(f for rows in found.findings.values() for f in rows if (f.name, f.metric) == ("price", metric)) for metric in METRICS[2:])
-    lines.append(f"price of exactly this edit: bits per byte {interval(bits)} %, KL {interval(kl, 4)} nats a token")
+    lines.append(f"price of exactly this edit: bits per byte {_with_interval(bits)} %, KL {_with_interval(kl, 4)} nats a token")
     return lines
 
 

@@ -145,7 +145,7 @@ def _print_edit(console: Console, record: RunRecord, edit: str, about: dict[str,
     picked = ", ".join(f"{key}={value}" for key, value in about["picked"].items())
     over = over_budget(record, edit)
     damage = broken(record, edit)
-    state = "price not measured" if over is None else "OUTSIDE the budget" if over else "inside the budget"
+    state = "price not measured" if over is None else f"OUTSIDE the budget: {', '.join(over)}" if over else "inside the budget"
     state = "BREAKS the model: no removal can be claimed" if damage else state
     console.print()
     console.print(Text(f"{edit}", style="bold"), Text(f"({about['locator']}; {picked}): {state}"))
