@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from biasgym.errors import ModelError
 from biasgym.lm.apply import captured
+from biasgym.lm.arch import Family
 from biasgym.lm.model import LM, Query
 from biasgym.lm.trace import Sides, attention_outs, blocks_of
 
@@ -156,30 +157,35 @@ class Pass:
 
     def metric(self, sides: Sides) -> Tensor:
         """Log-sum-exp of the stereotype answers' log-probabilities minus that of the foils (nats), whole answers; [rows]."""
-        return _lean(self.lm, self.packed, self.states, range(len(self.packed.starts)), sides)
+        reading = _reading(self.packed, range(len(self.packed.starts)))
+        return reading.metric(self.lm, reading.of(self.states), sides)
 
     def resumed(self, layer: int, rows: Tensor, heads: Tensor, sides: Sides) -> Tensor:
         """The metric [n] of the rows [n] (any, also repeated) when `heads` [n, S, …] goes into this layer's output matrix.
 
-        Only this block and those after it are run, for the S columns; equal to the whole pass with that replacement, as
-        long as columns before a row's start are not meant to change. Columns that none of these rows uses are left out.
+        Only what follows that matrix is run, for the S columns, and in the last block for the columns that answers are read
+        off; equal to the whole pass with that replacement, as long as columns before a row's start are not meant to change.
+        Columns that none of these rows uses are left out.
         """
-        lengths = self.packed.lengths
+        lm, lengths = self.lm, self.packed.lengths
         columns = max(lengths[row] for row in rows.tolist())
-        out = self.lm.model.get_submodule(f"{self.lm.family.layers}.{layer}.{self.lm.family.attention_out}")
+        blocks = blocks_of(lm)
+        reading = _reading(self.packed, rows.tolist())
         expanded: dict[int, Any] = {}
-        heads = heads[:, :columns]
         memory = _Memory(self.kept, rows, fill=False)
         x = self.inputs[layer][rows, :columns]
-        for number, block in enumerate(blocks_of(self.lm)[layer:], start=layer):
+        for number, block in enumerate(blocks[layer:], start=layer):
             named = {
                 name: memory if name in CACHE_NAMES else self._expand(value, rows, columns, expanded) for name, value in self.calls[number].items()
             }
-            with _fed(out, heads) if number == layer else _nothing():
+            last = block is blocks[-1]
+            with (
+                _written(block, lm.family.attention_out, heads[:, :columns]) if number == layer else _nothing(),
+                _only_at(block, lm.family, reading) if last else _nothing(),
+            ):
                 made = block(x, **named)
             x = made[0] if isinstance(made, tuple) else made
-        states = self.lm.model.get_submodule(self.lm.family.final_norm)(x)
-        return _lean(self.lm, self.packed, states, rows.tolist(), sides)
+        return reading.metric(lm, lm.model.get_submodule(lm.family.final_norm)(reading.of(x)), sides)
 
     def _expand(self, value: Any, rows: Tensor, columns: int, done: dict[int, Any]) -> Any:
         """Row-wise arguments of a block for other rows; blocks share most of them, so each is made once."""
@@ -199,12 +205,42 @@ class Pass:
 
 
 @contextmanager
-def _fed(module: nn.Module, value: Tensor) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(lambda _module, args: (value, *args[1:]))
+def _written(block: nn.Module, attention_out: str, heads: Tensor) -> Iterator[None]:
+    """While it is on, a block's attention is its output matrix on these heads: nothing before that matrix is computed."""
+    out = block.get_submodule(attention_out)
+    attention = block.get_submodule(attention_out.rpartition(".")[0])
+    own = attention.__dict__.get("forward")
+    handle = out.register_forward_pre_hook(lambda _module, args: (heads, *args[1:]))  # behind those of edits that are worn
+    attention.forward = lambda *_args, **_named: (out(heads), None)
     try:
         yield
     finally:
         handle.remove()
+        if own is None:
+            del attention.forward
+        else:
+            attention.forward = own
+
+
+@contextmanager
+def _only_at(block: nn.Module, family: Family, reading: "_Reading") -> Iterator[None]:
+    """While it is on, a block's MLP and its attention's output matrix work where answers are read off; other columns get 0 from them."""
+    sizes: list[tuple[int, int]] = []
+
+    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        sizes.append((args[0].shape[0], args[0].shape[1]))
+        return (reading.of(args[0])[None], *args[1:])
+
+    def put_back(_module: nn.Module, _args: tuple[Any, ...], made: Tensor) -> Tensor:
+        return made.new_zeros(*sizes.pop(), made.shape[-1]).index_put(reading.at(made.device), made[0])
+
+    modules = [block.get_submodule(family.attention_out), block.get_submodule(family.mlp_out.rpartition(".")[0])]
+    handles = [handle for one in modules for handle in (one.register_forward_pre_hook(pick), one.register_forward_hook(put_back))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -294,22 +330,44 @@ def _window(mask: Tensor | None) -> int:
     return 0 if count == last.shape[0] else count
 
 
-def _lean(lm: LM, packed: Packed, states: Tensor, rows: Sequence[int], sides: Sides) -> Tensor:
-    """The metric of packed rows from their final states."""
+@dataclass(frozen=True)
+class _Reading:
+    """Where the answers of some rows are read off: `columns` [2, n] (row, column), and of each answer's token its place among
+    all answers' scores, which of those columns predicts it, and its id, `wanted` [3, tokens].
+    """
+
+    columns: Tensor
+    wanted: Tensor
+    rows: int
+    answers: int
+
+    def at(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The columns as an index of the first two dimensions of a tensor on that device."""
+        row, column = self.columns.to(device)
+        return row, column
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values [rows, S, …] at those columns, [n, …]."""
+        return values[self.at(values.device)]
+
+    def metric(self, lm: LM, needed: Tensor, sides: Sides) -> Tensor:
+        """The metric [rows] from the final states [n, hidden] of those columns."""
+        place, position, token = self.wanted.to(needed.device)
+        scores = torch.zeros(self.rows * self.answers, device=needed.device)
+        for start in range(0, len(needed), LOGITS_AT_ONCE):
+            logits = lm.logits(needed[start : start + LOGITS_AT_ONCE])
+            mine = ((position >= start) & (position < start + LOGITS_AT_ONCE)).nonzero()[:, 0]
+            values = logits[position[mine] - start, token[mine]] - logits.logsumexp(-1)[position[mine] - start]
+            scores = scores.index_add(0, place[mine], values)
+        scores = scores.view(self.rows, self.answers)
+        split = len(sides.stereotype)
+        return scores[:, :split].logsumexp(1) - scores[:, split:].logsumexp(1)
+
+
+def _reading(packed: Packed, rows: Sequence[int]) -> _Reading:
     where: dict[tuple[int, int], int] = {}
-    found: list[tuple[int, int, int]] = []  # (place in the scores, position, token)
+    found: list[tuple[int, int, int]] = []
     for number, row in enumerate(rows):
         for answer, column, token in packed.picks[row]:
             found.append((number * packed.answers + answer, where.setdefault((number, column), len(where)), token))
-    at = torch.tensor(list(where), device=states.device)
-    needed = states[at[:, 0], at[:, 1]]
-    place, position, token = torch.tensor(found, device=states.device).T
-    scores = torch.zeros(len(rows) * packed.answers, device=states.device)
-    for start in range(0, len(needed), LOGITS_AT_ONCE):
-        logits = lm.logits(needed[start : start + LOGITS_AT_ONCE])
-        mine = ((position >= start) & (position < start + LOGITS_AT_ONCE)).nonzero()[:, 0]
-        values = logits[position[mine] - start, token[mine]] - logits.logsumexp(-1)[position[mine] - start]
-        scores = scores.index_add(0, place[mine], values)
-    scores = scores.view(len(rows), packed.answers)
-    split = len(sides.stereotype)
-    return scores[:, :split].logsumexp(1) - scores[:, split:].logsumexp(1)
+    return _Reading(torch.tensor(list(where)).T, torch.tensor(found).T, len(rows), packed.answers)
