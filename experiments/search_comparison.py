@@ -111,7 +111,7 @@ def make_table(job: Job, points: list[Settings], path: Path, minutes: float) -> 
             continue
         if time.monotonic() - begun > 60 * minutes:
             return
-        append_rows(path, [asdict(tried(room, METHOD, case, settings))])
+        append_rows(path, [asdict(tried(room, MitigateSpec(method=METHOD), case, settings))])
 
 
 def modelled(space: Space, start: Settings) -> dict[tuple, Trial]:
