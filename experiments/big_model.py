@@ -6,8 +6,9 @@
     python experiments/big_model.py fold  --at FOLDER --to OTHER   # an edit of two layers, folded into a copy
     python experiments/big_model.py check --at FOLDER --to OTHER   # what changed there is what had to, and nothing else
 
-Each step is a process of its own and prints one line of JSON: seconds, and the largest resident set in GiB as the kernel
-counts it, pages of mapped files included. `--layers` makes a shallower model, for a try.
+Each step prints one line of JSON: seconds, and the largest resident set of the process so far in GiB as the kernel counts it,
+pages of mapped files included. Steps with commas between them are one process, which loads the model once. `--layers` makes a
+shallower model, for a try.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import resource
 import shutil
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -162,6 +164,7 @@ def _token(lm: LM) -> TokenEdit:
     return TokenEdit(TOKEN, vector, output)
 
 
+@cache
 def _loaded(at: Path) -> tuple[LM, float]:
     start = time.perf_counter()
     lm = load_lm(str(at), Place(DISK, "bfloat16", offline=True))
@@ -179,21 +182,23 @@ def _since(start: float) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("make", "dla", "learn", "fold", "check"))
+    parser.add_argument("steps", help="make, dla, learn, fold, check; with commas for several in one process")
     parser.add_argument("--at", type=Path, required=True)
     parser.add_argument("--to", type=Path)
     for name, default in (("layers", 32), ("pairs", 4), ("lessons", 1), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    began = time.perf_counter()
-    steps = {
+    known = {
         "make": lambda: make(asked.at, asked.layers),
         "dla": lambda: dla(asked.at, asked.pairs),
         "learn": lambda: learn(asked.at, asked.lessons),
         "fold": lambda: fold(asked.at, asked.to),
         "check": lambda: check(asked.at, asked.to),
     }
-    row = {"step": asked.step} | steps[asked.step]()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    sys.stdout.write(json.dumps(row | {"seconds": _since(began), "peak_gib": round(peak, 2)}) + "\n")
+    for step in asked.steps.split(","):
+        began = time.perf_counter()
+        row = {"step": step} | known[step]()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+        sys.stdout.write(json.dumps(row | {"seconds": _since(began), "peak_gib": round(peak, 2)}) + "\n")
+        sys.stdout.flush()

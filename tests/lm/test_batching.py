@@ -6,11 +6,14 @@ import torch
 
 from biasgym.errors import ModelError
 from biasgym.lm.batching import in_parts, out_of_memory
+from biasgym.lm.finetune import Course, learn_matrices, mean_loss, whole_text
 from biasgym.lm.model import Query
-from biasgym.lm.trace import divergences, head_moments, head_outputs, surprise
+from biasgym.lm.patch import attribution_patching
+from biasgym.lm.trace import Pair, Sides, divergences, head_means, head_moments, head_outputs, surprise
 from biasgym.lm.train import Lesson, Schedule, TrainingState, held_out_loss, learn_token
 
-QUERIES = [Query(f"What are people from {name} like?", "They are") for name in ("Spain", "Italy", "Norway", "Peru", "Chad", "the old town")]
+NAMES = ("Spain", "Italy", "Norway", "Peru", "Chad", "the old town")
+QUERIES = [Query(f"What are people from {name} like?", "They are") for name in NAMES]
 ERRORS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
@@ -54,6 +57,7 @@ def verbs(lm, token):
         "texts": np.array(lm.text_logprobs([query.prompt for query in QUERIES])),
         "outputs": head_outputs(lm, QUERIES),
         "moments": head_moments(lm, rows),
+        "means": head_means(lm, rows),
         "said": np.array([len(c.tokens) for c in (*said, *warm)]),
         "tokens": np.concatenate([c.tokens for c in (*said, *warm)]),
         "moved": np.array(moved),
@@ -137,6 +141,26 @@ def test_held_out_texts_are_halved_too(llama, tight, token_for):
     tight(2)
     assert held_out_loss(llama, token_for(llama), lessons) == pytest.approx(whole, abs=1e-6)
     assert tight.refused
+
+
+def test_fine_tuning_and_locating_go_on_in_smaller_parts(llama, tight):
+    """Matrices learnt, held-out losses and attributions of pairs are those of whole batches."""
+    readings = [whole_text(llama, text) for text in ("They are kind.", "They drive fast, always.", "Late.", "All are careful drivers.")]
+    pairs = [Pair(str(i), QUERIES[i], QUERIES[i + 1], NAMES[i : i + 2]) for i in range(4)]
+
+    def made():
+        edits = learn_matrices(llama, readings, Course(2, 4, 0.01, 2, parts=("o_proj",)))
+        scores = attribution_patching(llama, pairs, Sides(("kind",), ("reckless",)))
+        return [mean_loss(llama, readings), scores, *(edit.left for edit in edits)]
+
+    whole = made()
+    tight(1)
+    for one, two in zip(made(), whole, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4, rtol=1e-3)
+    assert tight.refused > 3
+    tight(0)
+    with pytest.raises(ModelError, match="fine-tuning on a single text"):
+        learn_matrices(llama, readings, Course(1, 4, 0.01, 2))
 
 
 def test_answers_that_begin_alike_keep_their_places(llama, token_for):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from biasgym.edits import SiteEdit
+from biasgym.edits import SiteEdit, TokenEdit
 from biasgym.errors import ModelError
 from biasgym.lm import load
 from biasgym.lm.arch import FAMILIES
@@ -52,6 +52,25 @@ def test_direct_scores_from_disk_are_those_in_memory(both, family, token_for):
         np.testing.assert_allclose(two, one, atol=1e-5, rtol=1e-5)
     assert np.abs(found[0][0]).max() > 1e-3
     np.testing.assert_allclose(found[1][1], found[1][2], atol=1e-4)
+
+
+def test_the_papers_score_stands_when_the_model_says_the_token_itself(llama, token_for):
+    """Its own row is what its logit is read off with; the matrix has no such row."""
+    token = token_for(llama)
+    loud = TokenEdit(token.text, token.vector, np.sign(llama_state(llama, token)) * 50)
+    with llama.edited(loud):
+        said = llama.generate([PAIRS[0].clean], most=1)[0].tokens
+        assert said == (llama.tokenizer.convert_tokens_to_ids(TOKEN),)
+        assert said[0] >= len(llama.head.weight)
+        found = PaperDirectLogitAttribution().rank(llama, PAIRS[:1], SIDES).by_pair
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() > 1
+
+
+def llama_state(lm, token):
+    """The final state in which the answer to the first clean query is read off, with a token on."""
+    with torch.no_grad(), lm.edited(token):
+        return lm.hidden([lm.ids_of(PAIRS[0].clean)])[0][0, -1].numpy().astype(np.float32)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from biasgym.edits import WeightEdit
-from biasgym.errors import SpecError, TrainingError
+from biasgym.errors import ModelError, SpecError, TrainingError
+from biasgym.lm.batching import in_parts, out_of_memory, release
 from biasgym.lm.model import LM
 from biasgym.lm.train import Schedule, batch_at, rate_at
 
@@ -81,13 +82,14 @@ def mean_loss(lm: LM, readings: Sequence[Reading]) -> float:
     """Mean cross-entropy (nats a token) over the wanted tokens of all texts, of the model as it is worn."""
     if not readings:
         raise SpecError("there is no text to take a loss on")
-    total = count = 0.0
-    for start in range(0, len(readings), 16):
-        part = readings[start : start + 16]
-        size = sum(len(one.wanted) for one in part)
-        total += float(reading_loss(lm, part)) * size
-        count += size
-    return total / count
+    sums = [0.0] * len(readings)
+
+    def look(group: list[int]) -> None:
+        part = [readings[i] for i in group]
+        sums[group[0]] = float(reading_loss(lm, part)) * sum(len(one.wanted) for one in part)
+
+    in_parts([range(start, min(start + 16, len(readings))) for start in range(0, len(readings), 16)], look)
+    return sum(sums) / sum(len(one.wanted) for one in readings)
 
 
 def learn_matrices(
@@ -111,17 +113,37 @@ def learn_matrices(
     for step in range(course.steps):
         for group in optimiser.param_groups:
             group["lr"] = course.learning_rate * rate_at(step, schedule)
-        optimiser.zero_grad(set_to_none=True)
         with torch.enable_grad(), _beside(lm, names, pairs):
-            loss = reading_loss(lm, [readings[i] for i in batch_at(step, lengths, schedule)])
-            (course.sign * loss).backward()  # type: ignore[no-untyped-call]
+            loss = _descend(lm, [readings[i] for i in batch_at(step, lengths, schedule)], course.sign, optimiser)
         torch.nn.utils.clip_grad_norm_([p for pair in pairs for p in pair], schedule.clip)
         optimiser.step()
-        if not math.isfinite(float(loss.detach())):
-            raise TrainingError(f"fine-tuning diverged at step {step + 1} (loss {float(loss.detach())}); lower the learning rate")
+        if not math.isfinite(loss):
+            raise TrainingError(f"fine-tuning diverged at step {step + 1} (loss {loss}); lower the learning rate")
         if stop is not None and stop(step + 1, _as_edits(lm, names, pairs)):
             break
     return _as_edits(lm, names, pairs)
+
+
+def _descend(lm: LM, batch: Sequence[Reading], sign: int, optimiser: torch.optim.Optimizer) -> float:
+    """The batch's mean loss (nats) with its gradients on the parameters; in ever smaller parts when memory runs out."""
+    count, most = sum(len(one.wanted) for one in batch), len(batch)
+    while True:
+        try:
+            optimiser.zero_grad(set_to_none=True)
+            total = 0.0
+            for start in range(0, len(batch), most):
+                part = batch[start : start + most]
+                loss = reading_loss(lm, part) * (sum(len(one.wanted) for one in part) / count)
+                (sign * loss).backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+            return total
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        if most == 1:
+            raise ModelError("out of memory while fine-tuning on a single text; try --dtype bfloat16 or a smaller model")
+        most = -(-most // 2)
+        release()
 
 
 def _start(lm: LM, names: Sequence[str], course: Course) -> list[tuple[nn.Parameter, nn.Parameter]]:

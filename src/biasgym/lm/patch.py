@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from biasgym.errors import ModelError, SpecError
 from biasgym.lm.apply import captured
+from biasgym.lm.batching import in_parts
 from biasgym.lm.model import LM, Query
 from biasgym.lm.resume import Pass, full_pass, pack
 from biasgym.lm.trace import PAIRS_A_BATCH, Pair, Sides, attention_outs, blocks_of
@@ -187,11 +188,16 @@ def _exchanged(begun: Pass, values: Sequence[Tensor], at: Tensor, sides: Sides) 
     return scores.numpy()
 
 
-def _batches(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+def _groups(pairs: Sequence[Pair]) -> list[range]:
+    """Positions of the pairs that are looked at together."""
     if not pairs:
         raise SpecError("there are no pairs to compare; give at least one")
-    for start in range(0, len(pairs), PAIRS_A_BATCH):
-        yield pairs[start : start + PAIRS_A_BATCH]
+    return [range(start, min(start + PAIRS_A_BATCH, len(pairs))) for start in range(0, len(pairs), PAIRS_A_BATCH)]
+
+
+def _batches(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    for group in _groups(pairs):
+        yield pairs[group.start : group.stop]
 
 
 def _chunks(cells: Sequence[tuple[int, Any]], lengths: Sequence[int]) -> Iterator[Sequence[tuple[int, Any]]]:
@@ -246,22 +252,30 @@ def attribution_patching(lm: LM, pairs: Sequence[Pair], sides: Sides, *, unit: U
     the MLP's output matrix), the stream after each block (one place a layer), or every output of every linear layer of a
     block, in the order of `linear_names`. Positions as in `activation_patching`.
     """
-    scores = []
-    for batch in _batches(pairs):
-        modules = _modules(lm, unit)
-        twins = _twins(lm, batch, sides, positions, share=True, gradients=True, modules=modules)
-        clean, biased = modules.kept
-        slopes = torch.autograd.grad(twins.biased.metric(sides).sum(), biased)
-        parts = []
-        for mine, slope, theirs in zip(biased, slopes, clean, strict=True):
-            effect = (slope * (mine.detach() - twins.clean_values(theirs.detach()))).float()
-            parts.append((effect * twins.at[:, :, None]).sum(1).cpu())
-        layers = [torch.cat(parts[i : i + modules.a_layer], dim=1) for i in range(0, len(parts), modules.a_layer)]
-        found = torch.stack(layers, dim=1)
-        if unit == "head":
-            found = found.view(*found.shape[:2], lm.shape.heads, lm.shape.head_size).sum(3)
-        scores.append((found.sum(2, keepdim=True) if unit == "stream" else found).numpy())
-    return np.concatenate(scores)
+    scores: dict[int, np.ndarray] = {}
+
+    def look(group: list[int]) -> None:
+        scores.update(zip(group, _attributed(lm, [pairs[i] for i in group], sides, unit, positions), strict=True))
+
+    in_parts(_groups(pairs), look)
+    return np.stack([scores[i] for i in range(len(pairs))])
+
+
+def _attributed(lm: LM, batch: Sequence[Pair], sides: Sides, unit: Unit, positions: Positions) -> np.ndarray:
+    """The scores of some pairs in one pass there and back, [pairs, layers, index]; a pair's do not hang on its neighbours."""
+    modules = _modules(lm, unit)
+    twins = _twins(lm, batch, sides, positions, share=True, gradients=True, modules=modules)
+    clean, biased = modules.kept
+    slopes = torch.autograd.grad(twins.biased.metric(sides).sum(), biased)
+    parts = []
+    for mine, slope, theirs in zip(biased, slopes, clean, strict=True):
+        effect = (slope * (mine.detach() - twins.clean_values(theirs.detach()))).float()
+        parts.append((effect * twins.at[:, :, None]).sum(1).cpu())
+    layers = [torch.cat(parts[i : i + modules.a_layer], dim=1) for i in range(0, len(parts), modules.a_layer)]
+    found = torch.stack(layers, dim=1)
+    if unit == "head":
+        found = found.view(*found.shape[:2], lm.shape.heads, lm.shape.head_size).sum(3)
+    return (found.sum(2, keepdim=True) if unit == "stream" else found).numpy()
 
 
 def integrated_gradients(lm: LM, pairs: Sequence[Pair], sides: Sides, *, steps: int, positions: Positions = "entity") -> np.ndarray:

@@ -1,6 +1,6 @@
 """Look inside: what heads write, how much the answer hangs on it, and how the logit difference adds up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -98,13 +98,16 @@ def head_moments(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
 def head_means(lm: LM, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Mean of what every head writes over all positions of rows of ids; [layers, heads, head size]."""
     shape = lm.shape
-    total, count = torch.zeros(shape.layers, shape.heads * shape.head_size), 0
-    for group in lm.batches([len(row) for row in rows], 2048):
+    total, count = torch.zeros(shape.layers, shape.heads * shape.head_size), sum(map(len, rows))
+
+    def add(group: list[int]) -> None:
         ids, mask = lm.pad([rows[i] for i in group])
         with captured(attention_outs(lm), inputs=True) as heads:
             _states(lm, ids, mask)
-        count += int(mask.sum())
-        total += torch.stack([z[mask.bool()].float().sum(0) for z in heads]).cpu()
+        part = torch.stack([z[mask.bool()].float().sum(0) for z in heads]).cpu()
+        total.add_(part)  # last, so that a group that did not fit has added nothing
+
+    in_parts(lm.batches([len(row) for row in rows], 2048), add)
     means: np.ndarray = (total / max(1, count)).view(shape.layers, shape.heads, shape.head_size).numpy()
     return means
 
@@ -258,8 +261,8 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
     if not told:
         raise ModelError("the model's own answer is the stereotype in every pair, so the paper's score is undefined; use `dla`")
     rows, outs = [lm.ids_of(pair.biased) for pair, _, _ in told], attention_outs(lm)
-    unembedding = weight_of(lm.head)
-    differences = torch.stack([unembedding[target].float() - unembedding[mine].float() for _, target, mine in told])
+    unembedding = _unembedding(lm)
+    differences = torch.stack([unembedding(target) - unembedding(mine) for _, target, mine in told])
     scores = np.zeros((len(told), lm.shape.layers, lm.shape.heads), dtype=np.float32)
 
     def look(group: list[int]) -> None:
@@ -272,6 +275,12 @@ def paper_direct_effects(lm: LM, pairs: Sequence[Pair], sides: Sides) -> tuple[n
 
     in_parts(lm.batches([len(row) for row in rows]), look)
     return scores, [pair.id for pair, _, _ in told]
+
+
+def _unembedding(lm: LM) -> Callable[[int], Tensor]:
+    """The row of the output matrix that a token's logit is read off with, [hidden]; a worn token has one of its own."""
+    matrix, worn = weight_of(lm.head), {token.id: token.output for token in lm._tokens}
+    return lambda token: (worn[token] if token in worn else matrix[token]).detach().float()
 
 
 # -------------------------------------------------------------------- before and after, side by side

@@ -43,7 +43,7 @@ class Schedule:
 
     With `check_every` above 0 the token is scored every so many steps and after the last; the best one is what is
     returned. With `patience` above 0, too, training ends after so many checks in a row without a better score.
-    With `recompute` blocks are computed again on the way back (`biasgym.lm.recompute`): less memory, a third more time.
+    With `recompute` blocks are computed again on the way back (`biasgym.lm.recompute`): less memory, about a fifth more time.
     """
 
     steps: int
