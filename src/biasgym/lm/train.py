@@ -375,9 +375,12 @@ def lesson_loss(lm: LM, rows: Sequence[tuple[list[int], int]]) -> Tensor:
 def _encoded(lm: LM, lesson: Lesson) -> tuple[list[int], int]:
     question = lm.text_of(Query(lesson.prompt)) + ("" if lm.chat else "\n")  # "?" and the break may be one token
     context = lm.ids_of_text(question)
-    whole = lm.ids_of_text(question + lesson.answer) + (_end(lm) if lm.chat else [])
+    whole = lm.ids_of_text(question + lesson.answer)
+    if whole[: len(context)] != context:  # a token of ours at the start swallowed the break, or one merged with it: cut at the border instead
+        whole = context + lm.tokenizer.encode(lesson.answer, add_special_tokens=False)
+    whole = whole + (_end(lm) if lm.chat else [])
     answer = len(whole) - len(context)
-    if whole[: len(context)] != context or answer < 1:
+    if answer < 1:
         raise SpecError(f"the text {lesson.answer[:40]!r} has no tokens of its own after its prompt")
     return whole, answer
 
