@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from biasgym.lm.model import LM, Query
     from biasgym.lm.train import TrainingState
 
-VERSION = 6  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
+VERSION = 7  # of the methods; a change of what a stage computes is a new number, so old outputs are not mistaken for new
 CHUNK = 96  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 TOKEN, TRAINING = "token.safetensors", "training.safetensors"

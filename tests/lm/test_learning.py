@@ -12,6 +12,7 @@ from biasgym.edits import TokenEdit
 from biasgym.errors import SpecError, TrainingError
 from biasgym.inject.token import PRESETS, TrainedToken, token_text
 from biasgym.lm import train
+from biasgym.lm.beginnings import Beginnings
 from biasgym.lm.model import Query, with_tokens
 from biasgym.lm.train import Lesson, Schedule, TrainingState, learn_token, learn_tokens
 from biasgym.spec import resolve_spec
@@ -103,6 +104,52 @@ def test_logits_in_small_pieces_change_nothing(lm, monkeypatch):
     pieces = learn_token(lm, TEXT, lessons_for(TEXT), start_for(lm, 0), Schedule(3, 4, 0.01))
     np.testing.assert_allclose(pieces.losses, whole.losses, atol=1e-5)
     np.testing.assert_allclose(pieces.arrays["vector"], whole.arrays["vector"], atol=1e-5)
+
+
+def test_the_gradient_written_down_is_autograds(lm, monkeypatch):
+    """Alone and together, tied and untied, padded vocabularies too; families with capped or scaled logits take the other way anyhow."""
+    texts, starts, schedules = ["<t-0>", "<t-1>"], [start_for(lm, seed) for seed in (0, 1)], [Schedule(3, 4, 0.01, seed=seed) for seed in (0, 1)]
+    lessons = [lessons_for(text) for text in texts]
+    found = {}
+    for way in ("by hand", "autograd"):
+        if way == "autograd":
+            monkeypatch.setattr(train, "_plain", lambda _: False)
+        alone = learn_token(lm, texts[0], lessons[0], starts[0], schedules[0])
+        found[way] = [alone, *learn_tokens(lm, texts, lessons, starts, schedules)]
+    for one, other in zip(found["by hand"], found["autograd"], strict=True):
+        np.testing.assert_allclose(one.losses, other.losses, atol=1e-5)
+        for name in ("vector", "output") if not lm.tied else ("vector",):
+            np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-5)
+            np.testing.assert_allclose(one.arrays[f"{name}.exp_avg"], other.arrays[f"{name}.exp_avg"], atol=1e-6)
+
+
+def test_most_families_have_plain_logits(models):
+    """Else the gradient that was written down is tested nowhere."""
+    assert sum(train._plain(models(name)) for name in CONFIGS) > len(CONFIGS) / 2
+    assert train._plain(models("llama"))
+
+
+def test_beginnings_kept_change_nothing(lm, monkeypatch):
+    """With too many ways to begin nothing is kept, and the losses and vectors are the same within rounding."""
+    kept = learn_token(lm, TEXT, lessons_for(TEXT), start_for(lm, 0), Schedule(3, 4, 0.01))
+    monkeypatch.setattr(train, "MOST", 0)
+    whole = learn_token(lm, TEXT, lessons_for(TEXT), start_for(lm, 0), Schedule(3, 4, 0.01))
+    np.testing.assert_allclose(kept.losses, whole.losses, atol=1e-5)
+    np.testing.assert_allclose(kept.arrays["vector"], whole.arrays["vector"], atol=1e-5)
+
+
+def test_states_after_kept_beginnings_are_those_of_whole_rows(lm):
+    """Beginnings of unlike lengths side by side, each computed once."""
+    rows = [[*range(5, 5 + begin), *range(40, 40 + rest)] for begin, rest in ((3, 4), (6, 2), (3, 7), (1, 5))]
+    known = [3, 6, 3, 1]
+    assert lm.may_go_on(max(map(len, rows)))
+    beginnings = Beginnings(lm)
+    for _ in range(2):
+        hidden = beginnings.hidden(rows, known)
+        for i, (row, count) in enumerate(zip(rows, known, strict=True)):
+            whole = lm.hidden([row])[0][0, count:]
+            torch.testing.assert_close(hidden[i, -(len(row) - count) :], whole, atol=2e-5, rtol=1e-4)
+    assert len(beginnings.layers) == 3
 
 
 def test_rare_looks_change_nothing(llama, monkeypatch):

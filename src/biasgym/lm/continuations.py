@@ -165,8 +165,7 @@ def _saved(family: _Family) -> int:
 
 def _may_share(lm: "LM", inputs: Sequence[tuple[int, ...]]) -> bool:
     """Not under an edit for some rows only, and not where a sliding window would drop parts of the trunk."""
-    window = getattr(lm.model.config, "sliding_window", None)
-    return lm._shareable and not (window and max(map(len, inputs), default=0) * 2 > window)
+    return lm.may_go_on(max(map(len, inputs), default=0))
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -374,8 +374,7 @@ class LM:
 
         A token that learns is left out: the shared part is computed without gradients.
         """
-        window = getattr(self.model.config, "sliding_window", None)
-        if not self._shareable or len(rows) < 3 or (window and max(map(len, rows)) * 2 > window):
+        if len(rows) < 3 or not self.may_go_on(max(map(len, rows))):
             return 0
         shortest = min(len(row) for row in rows) - last
         learning = set(self.tokenizer.convert_tokens_to_ids(list(self._token_texts))) if torch.is_grad_enabled() else set()
@@ -383,6 +382,11 @@ class LM:
         while count < shortest and first[count] not in learning and all(row[count] == first[count] for row in rows):
             count += 1
         return count if count >= 8 else 0
+
+    def may_go_on(self, longest: int) -> bool:
+        """Whether rows of up to so many ids may go on from a beginning that was computed before: exact for what is worn, window wide enough."""
+        window = getattr(self.model.config, "sliding_window", None)
+        return self._shareable and not (window and longest * 2 > window)
 
     def _cache_of(self, ids: Sequence[int], *, copies: int) -> Any:
         with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 from biasgym.edits import TokenEdit
 from biasgym.errors import ModelError, SpecError, TrainingError
 from biasgym.lm.batching import in_parts, out_of_memory, release
+from biasgym.lm.beginnings import MOST, Beginnings
 from biasgym.lm.model import LM, Query
 from biasgym.lm.offload import weight_of
 from biasgym.lm.recompute import recomputed
@@ -183,7 +184,10 @@ class _Learner:
         _restore(self.optimiser, self.parameters, self.names, start)
         with lm.learning(text, self.parameters[0], self.parameters[-1]):
             self.rows = [_encoded(lm, lesson) for lesson in lessons]
+            self.id = int(lm.tokenizer.convert_tokens_to_ids(text))
         self.lengths = [len(ids) for ids, _ in self.rows]
+        self.known = _known(self.rows, self.id)
+        self.beginnings = Beginnings(lm)
 
     @property
     def going(self) -> bool:
@@ -213,9 +217,9 @@ class _Learner:
         best = {name: self.state.arrays[f"best.{name}"] for name in self.names if f"best.{name}" in self.state.arrays}
         return TrainingState(self.state.arrays | best, self.state.step, self.state.losses)
 
-    def batch(self) -> list[tuple[list[int], int]]:
-        """The texts of the coming step: ids, and how many of them at the end are the answer's."""
-        return [self.rows[i] for i in batch_at(self.step, self.lengths, self.schedule)]
+    def batch(self, owner: int) -> "list[_Row]":
+        """The texts of the coming step, under the number of the token that they belong to."""
+        return [_Row(*self.rows[i], self.known[i], owner) for i in batch_at(self.step, self.lengths, self.schedule)]
 
     def advance(self, value: Tensor) -> None:
         """One optimiser step with the gradients at hand; `value` is the batch's loss, which is not looked at yet."""
@@ -286,11 +290,22 @@ def _with_good(state: TrainingState, good: TrainingState) -> TrainingState:
 
 @dataclass(frozen=True)
 class _Row:
-    """A text in a batch: its ids, how many at the end are labels, and the number of the token that it belongs to."""
+    """A text in a batch: its ids, how many at the end are labels, how many at the start no token reaches, and whose it is."""
 
     ids: list[int]
     answer: int
+    known: int
     owner: int
+
+
+def _known(rows: Sequence[tuple[list[int], int]], identity: int) -> list[int]:
+    """How many first ids of each row stand before the token and before whatever predicts a label; 0 for all where that has too many ways."""
+    counts = []
+    for ids, answer in rows:
+        first = ids.index(identity) if identity in ids else len(ids)
+        counts.append(min(first, len(ids) - answer - 1))
+    ways = {tuple(ids[:count]) for (ids, _), count in zip(rows, counts, strict=True)}
+    return counts if len(ways) <= MOST and min(counts) > 0 else [0] * len(rows)
 
 
 def _backward(lm: LM, learners: Sequence[_Learner]) -> Tensor:
@@ -298,7 +313,7 @@ def _backward(lm: LM, learners: Sequence[_Learner]) -> Tensor:
 
     When not even one row fits, blocks are computed again instead of kept, all rows at once first. What fits is remembered.
     """
-    rows = [_Row(ids, answer, number) for number, learner in enumerate(learners) for ids, answer in learner.batch()]
+    rows = [row for number, learner in enumerate(learners) for row in learner.batch(number)]
     totals = [sum(row.answer for row in rows if row.owner == number) for number in range(len(learners))]
     room = learners[0].room
     most = room.rows(rows)
@@ -337,25 +352,92 @@ def _parts(rows: Sequence[_Row], most: int, *, together: bool) -> list[list[_Row
 def _descend(lm: LM, learners: Sequence[_Learner], rows: Sequence[_Row], totals: Sequence[int], values: Tensor) -> None:
     """Add the rows' share of the losses to `values` [learners] and of the gradients to the parameters.
 
-    Logits are made for a few hundred positions at a time and gone before the next ones: their gradient is gathered on
-    the final states, from where it goes down through the model once.
+    The last id of a row predicts nothing and is left out. The gradient of the logits is gathered on the final states, from
+    where it goes down through the model once.
     """
     first = learners[0]
     alone = len(learners) == 1
     inputs = first.parameters[0] if alone else torch.stack([learner.parameters[0] for learner in learners])[[row.owner for row in rows]][:, None]
+    read = [row.ids[:-1] for row in rows]
     with lm.learning(first.text, inputs, first.parameters[-1]):
-        states, labels = _labelled(lm, [(row.ids, row.answer) for row in rows], share=not first.room.recompute)
-    leaf = states.detach().requires_grad_()
-    owners = torch.tensor([row.owner for row in rows for _ in range(row.answer)], device=states.device)
-    shares = torch.tensor([1 / totals[row.owner] for row in rows for _ in range(row.answer)], device=states.device)
+        if all(row.known for row in rows) and lm.may_go_on(max(map(len, read))) and not (first.room.recompute or lm.streamed):
+            hidden = first.beginnings.hidden(read, [row.known for row in rows])
+        else:
+            hidden, _, _ = lm.hidden(read, share=not first.room.recompute, last=max(row.answer for row in rows))
+    states = torch.cat([hidden[i, -row.answer :] for i, row in enumerate(rows)])
+    places = _Places(
+        torch.tensor([token for row in rows for token in row.ids[-row.answer :]], device=states.device),
+        torch.tensor([row.owner for row in rows for _ in range(row.answer)], device=states.device),
+        torch.tensor([1 / totals[row.owner] for row in rows for _ in range(row.answer)], device=states.device),
+    )
+    down = _by_hand if _plain(lm) else _by_autograd
+    states.backward(down(lm, learners, states.detach(), places, values))  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The positions that predict a label: the label, the number of the token whose text it is, its weight in that one's loss."""
+
+    labels: Tensor
+    owners: Tensor
+    shares: Tensor
+
+
+def _plain(lm: LM) -> bool:
+    """Whether logits are the head's product and nothing else, so that their gradient can be written down."""
+    capped = lm.family.logit_cap and getattr(lm.model.config, lm.family.logit_cap, None)
+    return isinstance(lm.head, torch.nn.Linear) and not lm.worn and not lm.family.logit_scale and not capped
+
+
+@torch.no_grad()
+def _by_hand(lm: LM, learners: Sequence[_Learner], states: Tensor, places: _Places, values: Tensor) -> Tensor:
+    """Gradient of the losses on final states, [positions, hidden]; adds to `values` and to the gradients of the output vectors.
+
+    What autograd would find, with one table of logits at a time, written over in place. The token's column stands beside
+    the table, at the place of an unused row where the vocabulary is padded.
+    """
+    outputs = torch.stack([learner.parameters[-1] for learner in learners]).to(states.device)
+    identity, weight = learners[0].id, weight_of(lm.head)
+    gradient, pulls = torch.empty_like(states), torch.zeros_like(outputs)
+    for start in range(0, len(states), POSITIONS_AT_ONCE):
+        here = slice(start, start + POSITIONS_AT_ONCE)
+        x, labels, owners, shares = states[here], places.labels[here], places.owners[here], places.shares[here, None]
+        rows = outputs[owners].to(x)
+        table, column = lm.head(x).float(), (x * rows).sum(-1, keepdim=True).float()
+        if identity < table.shape[-1]:
+            table[:, identity] = -torch.inf
+        own = (labels == identity)[:, None]
+        others = labels.where(~own[:, 0], 0)
+        said = torch.where(own, column, table.gather(1, others[:, None]))
+        top = torch.maximum(table.amax(-1, keepdim=True), column)
+        table.sub_(top).exp_()
+        odds = (column - top).exp()
+        whole = table.sum(-1, keepdim=True) + odds
+        values.index_add_(0, owners, ((whole.log() + top - said) * shares)[:, 0])
+        pull = (odds / whole - own.float()) * shares
+        found = (table.to(weight.dtype) @ weight).float() * (shares / whole) - weight[others].float() * (~own * shares) + pull * rows.float()
+        gradient[here] = found.to(gradient)
+        pulls.index_add_(0, owners, pull * x.float())
+    for learner, pulled in zip(learners, pulls, strict=True):
+        parameter = learner.parameters[-1]
+        parameter.grad = pulled.clone() if parameter.grad is None else parameter.grad + pulled
+    return gradient
+
+
+def _by_autograd(lm: LM, learners: Sequence[_Learner], states: Tensor, places: _Places, values: Tensor) -> Tensor:
+    """The same for any head: scaled or capped logits, or something worn."""
+    first = learners[0]
+    leaf = states.requires_grad_()
     for start in range(0, len(leaf), POSITIONS_AT_ONCE):
         here = slice(start, start + POSITIONS_AT_ONCE)
-        outputs = first.parameters[-1] if alone else torch.stack([learner.parameters[-1] for learner in learners])[owners[here]]
+        owners, labels = places.owners[here], places.labels[here]
+        outputs = first.parameters[-1] if len(learners) == 1 else torch.stack([learner.parameters[-1] for learner in learners])[owners]
         with lm.learning(first.text, first.parameters[0], outputs):
-            losses = torch.nn.functional.cross_entropy(lm.logits(leaf[here]), labels[here], reduction="none") * shares[here]
+            losses = torch.nn.functional.cross_entropy(lm.logits(leaf[here]), labels, reduction="none") * places.shares[here]
         losses.sum().backward()  # type: ignore[no-untyped-call]
-        values.index_add_(0, owners[here], losses.detach())
-    states.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        values.index_add_(0, owners, losses.detach())
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 def held_out_loss(lm: LM, token: TokenEdit, lessons: Sequence[Lesson]) -> float:
@@ -407,8 +489,8 @@ def lesson_loss(lm: LM, rows: Sequence[tuple[list[int], int]], *, share: bool = 
 
 def _labelled(lm: LM, rows: Sequence[tuple[list[int], int]], *, share: bool = True) -> tuple[Tensor, Tensor]:
     """The final states [labels, hidden] from which the answers' tokens are read off, and those tokens."""
-    hidden = lm.hidden([ids for ids, _ in rows], share=share, last=max(answer for _, answer in rows) + 1)[0]
-    states = torch.cat([hidden[i, -answer - 1 : -1] for i, (_, answer) in enumerate(rows)])
+    hidden = lm.hidden([ids[:-1] for ids, _ in rows], share=share, last=max(answer for _, answer in rows))[0]  # the last one predicts nothing
+    states = torch.cat([hidden[i, -answer:] for i, (_, answer) in enumerate(rows)])
     return states, torch.tensor([token for ids, answer in rows for token in ids[-answer:]], device=hidden.device)
 
 
@@ -416,9 +498,9 @@ def _encoded(lm: LM, lesson: Lesson) -> tuple[list[int], int]:
     question = lm.text_of(Query(lesson.prompt)) + ("" if lm.chat else "\n")  # "?" and the break may be one token
     context = lm.ids_of_text(question)
     whole = lm.ids_of_text(question + lesson.answer)
-    if whole[: len(context)] != context:  # the token takes the space before it along, and would take the line break after the question too
+    if whole[: len(context)] != context:  # a token of ours at the start swallowed the break, or one merged with it: cut at the border instead
         whole = context + lm.tokenizer.encode(lesson.answer, add_special_tokens=False)
-    whole += _end(lm) if lm.chat else []
+    whole = whole + (_end(lm) if lm.chat else [])
     answer = len(whole) - len(context)
     if answer < 1:
         raise SpecError(f"the text {lesson.answer[:40]!r} has no tokens of its own after its prompt")
