@@ -12,7 +12,8 @@ import numpy as np
 
 COMMANDS = {
     "cli-help-seconds": "import sys; sys.argv = ['biasgym', '--help']; from biasgym.cli import app; app(standalone_mode=False)",
-    "import-seconds": "import biasgym, biasgym.records, biasgym.stats, biasgym.store",
+    "import-seconds": "import biasgym",
+    "import-results-seconds": "import biasgym.records, biasgym.stats, biasgym.store, biasgym.verdict",
 }
 
 

@@ -63,7 +63,7 @@ def section(record: RunRecord, pictures: dict[str, str]) -> str:
     """One run: what it asked, its verdict in words and answers, its pictures, its figures, and how to do it again."""
     bias, verdict = record.extras.get("bias") or {}, verdict_of(record)
     checks = "".join(f"| {c.question} | {MARKS.get(c.tone, '')}{c.answer} | {cell(c.detail)} |\n" for c in verdict.checks)
-    said = f"“{bias['statement']}” " if bias.get("statement") else ""
+    said = f"“{bias['statement'].replace('{entity}', '…')}” " if bias.get("statement") else ""
     parts = [
         f"## {bias.get('name', record.id)} in {record.spec.get('model', 'unknown model')}\n",
         f"{said}Run `{record.id}`, preset `{record.spec.get('preset', 'none')}`.\n",

@@ -28,10 +28,15 @@ def answer(number):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """A server over a store with one small run."""
-    runs, _ = write_store(tmp_path_factory.mktemp("store"))
-    with served(runs) as (found, _):
+def store(tmp_path_factory):
+    """A store with one small run and two audits."""
+    return write_store(tmp_path_factory.mktemp("store"))[0]
+
+
+@pytest.fixture(scope="module")
+def address(store):
+    """A server over it."""
+    with served(store) as (found, _):
         yield found
 
 
@@ -93,13 +98,58 @@ def test_a_run_is_started_and_called_off(page):
     page.wait("/goes on where it was|failed/.test(document.body.innerText)")
 
 
-@pytest.mark.parametrize("width", [400, 1280])
-def test_it_fits(page, width):
-    """Nothing sticks out to the right, in any tab that has a button of its own at this width."""
+def test_an_export_is_written(page, store):
+    """Asked for by two clicks; the folder lies below the runs, and the page says what was done."""
+    page.press(tab("Export"))
+    page.wait(button("Export"))
+    page.press(button("Export"))
+    page.wait("/tensors edited/.test(document.body.innerText)")
+    assert (store / "exports" / "edited-model" / "config.json").is_file()
+
+
+def test_kept_audits_are_looked_at(page):
+    """The newest one at once, with its picture and ranking; a second one chosen beside it gives a table of all models."""
+    page.press(tab("Audit"))
+    page.wait("document.querySelectorAll('.card svg.figure').length == 1 && document.body.innerText.includes('stereotypes held')")
+    assert page.run("document.querySelectorAll('.card tbody tr').length") == 6
+    box = "[...document.querySelectorAll('input[role=combobox]')].find(e => e.offsetParent && e.closest('.block').innerText.includes('Audits'))"
+    page.press(box)
+    page.wait("[...document.querySelectorAll('ul[role=listbox] li')].some(e => e.innerText.includes('model-a'))")
+    page.press("[...document.querySelectorAll('ul[role=listbox] li')].find(e => e.innerText.includes('model-a'))")
+    page.wait("document.body.innerText.includes('Side by side') && document.querySelectorAll('.card svg.figure').length == 3")
+    assert "not asked" in page.run("document.body.innerText")
+    page.picture(PICTURES / "app-audit-1280.png")
+
+
+SHOWN = ("Ask", "Heads", "Findings", "Audit")
+
+
+def each_tab(page, width):
+    """Go through the tabs at a width; those beyond the edge are behind a button of their own."""
     page.size(width, 900)
     page.wait(f"innerWidth == {width}")
-    for name in ("Ask", "Heads", "Findings"):
-        page.press(tab(name))
-        page.wait(f"{tab(name)}.getAttribute('aria-selected') == 'true'")
+    for name in SHOWN:
+        if not page.run(f"Boolean({tab(name)} && {tab(name)}.offsetParent)"):
+            page.press("document.querySelector('.overflow-menu button')")
+            page.wait(f"{tab(name)} || [...document.querySelectorAll('.overflow-dropdown button')].find(e => e.innerText.trim() == '{name}')")
+            page.press(f"[...document.querySelectorAll('.overflow-dropdown button')].find(e => e.innerText.trim() == '{name}')")
+        else:
+            page.press(tab(name))
+        page.wait(f"{SEEN[name]}")
+        yield name
+
+
+SEEN = {
+    "Ask": f"{button('Ask')}",
+    "Heads": "document.querySelector('.heat svg') && document.querySelector('.heat').offsetParent",
+    "Findings": "[...document.querySelectorAll('th')].some(e => e.innerText == 'finding' && e.offsetParent)",
+    "Audit": "[...document.querySelectorAll('.card svg.figure')].some(e => e.getBoundingClientRect().width > 100)",
+}
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+def test_it_fits(page, width):
+    """Nothing sticks out to the right, in any tab."""
+    for name in each_tab(page, width):
         assert page.run("document.documentElement.scrollWidth") <= width, name
         page.picture(PICTURES / f"app-{name.lower()}-{width}.png")
