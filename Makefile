@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check docs gallery oracle browser bench clean
+.PHONY: demo test check faults docs gallery oracle browser bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_docs.py
+
+# What `make test` tries a handful of, in full: sixty kills over all stages, disks that fill up, flipped bits, kills in sweeps, and
+# twelve thousand and more altered inputs to every parser; says how many. About half an hour.
+faults: $(STAMP)
+	BIASGYM_FAULTS=1 $(BIN)/python -m pytest tests/test_kill.py tests/test_faults.py tests/test_fuzz.py tests/test_run.py::test_killed_at_any_moment_it_ends_in_the_same_record
 
 # The site lands in site/ and opens from disk. The reference is written from docstrings and the command line.
 docs: $(STAMP)

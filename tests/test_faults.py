@@ -24,6 +24,7 @@ FEW = [
     "measure.generations=2", "measure.tokens=4", "measure.draws=100",
 ]  # fmt: skip
 CPU = {"device": "cpu"}
+MANY = bool(os.environ.get("BIASGYM_FAULTS"))  # `make faults`
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,16 @@ def plain(folder):
     return read_record(folder).model_dump(mode="json", exclude={"timings"})
 
 
-def test_a_sweep_killed_with_its_driver_ends_in_the_same_records(sweep_file, undisturbed, tmp_path):
-    """kill -9 to the command in the middle: its worker stops by itself, the same command does the rest."""
+@pytest.mark.parametrize("made", [1, 3, 5, 8, 12, 16] if MANY else [5])
+def test_a_sweep_killed_with_its_driver_ends_in_the_same_records(made, sweep_file, undisturbed, tmp_path):
+    """kill -9 to the command once so many stages are begun: its worker stops by itself, the same command does the rest."""
     _, planned, records = undisturbed
     command = [sys.executable, "-c", "from biasgym.cli import main; main()", "sweep", str(sweep_file), "--json", "--device", "cpu", "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     stages = tmp_path / "runs" / "stages"
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while running.poll() is None and time.monotonic() < deadline and len(list(stages.glob("*"))) < 5:
+    while running.poll() is None and time.monotonic() < deadline and len(list(stages.glob("*"))) < made:
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -72,7 +74,8 @@ def test_a_sweep_killed_with_its_driver_ends_in_the_same_records(sweep_file, und
     assert [plain(tmp_path / "runs" / one.id) for one in planned] == records
 
 
-def test_a_killed_worker_is_replaced_and_two_sweeps_share_a_folder(sweep_file, undisturbed, tmp_path):
+@pytest.mark.parametrize("stage", ["inject", "measure"] if MANY else ["inject"])
+def test_a_killed_worker_is_replaced_and_two_sweeps_share_a_folder(stage, sweep_file, undisturbed, tmp_path):
     """One sweep's first worker is killed while another sweep works in the same folder: both end whole, with the same records."""
     _, planned, records = undisturbed
     root = str(tmp_path / "runs")
@@ -84,7 +87,7 @@ def test_a_killed_worker_is_replaced_and_two_sweeps_share_a_folder(sweep_file, u
         if not other:
             started = next(second)  # its worker is on the way to the same first run
             other[started.id] = started
-        if not killed and event.note.startswith("inject"):
+        if not killed and event.note.startswith(stage):
             killed = True
             workers = first.gi_frame.f_locals["crew"].workers
             workers[0].process.kill()

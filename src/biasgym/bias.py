@@ -185,7 +185,7 @@ def read_bias(path: Path) -> BiasSpec:
     """Read and check one bias file; texts that it does not bring are made by the grammar."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"`{path}` is not valid TOML: {error}") from None
     except OSError as error:
         raise SpecError(f"cannot read `{path}`: {error.strerror or error}") from None
@@ -328,8 +328,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:  # a number without end is no JSONDecodeError, nor are brackets without end
+            raise DataError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)})") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: a JSON object was expected, found {line[:40]!r}")
         rows.append(row)
@@ -339,7 +339,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _content(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read `{path}`: {error}") from None
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Library:
         """A JSON file; DataError when it is none, or when an object in it has a key twice."""
         try:
             return json.loads(self.text(name, file), object_pairs_hook=lambda pairs: _object(pairs, where=f"{name}/{file}"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{name}/{file} is not JSON: {error}") from None
 
 
@@ -125,7 +126,7 @@ def unpacked(raw: bytes, path: Path) -> str:
     """Bytes as text, through gzip where the name ends in .gz."""
     try:
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"`{path}` is not {'gzip of ' if path.suffix == '.gz' else ''}UTF-8 text: {error}") from None
 
 
@@ -133,8 +134,11 @@ def table_of(text: str, columns: Sequence[str], *, where: str, tabs: bool = Fals
     """Rows of comma- or tab-separated text with a header; DataError for a missing column, a short row or no rows."""
     stream = io.StringIO(text, newline="")
     reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(stream)
-    need_columns(columns, reader.fieldnames or (), where=where)
-    rows = [dict(row) for row in reader]
+    try:
+        need_columns(columns, reader.fieldnames or (), where=where)
+        rows = [dict(row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{where}: line {reader.line_num} is no row of a table: {error}") from None
     for number, row in enumerate(rows):
         if None in row or any(row[column] is None for column in columns):
             raise DataError(f"{where}: row {number + 1} has not as many cells as the header")
@@ -149,7 +153,7 @@ def objects_of(text: str, columns: Sequence[str], *, where: str) -> list[dict[st
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: line {number + 1} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: line {number + 1} is not an object")

@@ -3,13 +3,17 @@
 import fcntl
 import json
 import os
+import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from biasgym.errors import StoreError
+
+SUM = re.compile(rb'(?:, )?"#": "([0-9a-f]{8})"\}$')  # the end of a row: the CRC-32 of what stands before it
 
 
 @contextmanager
@@ -42,7 +46,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A value as the text of a JSON file; NaN and infinity are refused."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -67,8 +76,11 @@ def json_of(raw: bytes, path: Path) -> Any:
 
 
 def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Append one batch of rows to a JSON Lines file, in one write, on disk before it returns; a torn last line is cut off."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    """Append one batch of rows to a JSON Lines file, in one write, on disk before it returns; a torn last line is cut off.
+
+    Every row ends in its checksum under the key `#`, which `read_rows` checks and takes away.
+    """
+    text = "".join(_summed(row) for row in rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as out:
@@ -80,6 +92,25 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         raise StoreError(f"cannot write `{path}`: {error.strerror or error}") from None
 
 
+def _summed(row: dict[str, Any]) -> str:
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return f'{text[:-1]}{", " if row else ""}"#": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def _row_of(line: bytes) -> Any:
+    """What a line says, without its checksum; ValueError when it is not what was written. Older lines have no checksum."""
+    found = SUM.search(line)
+    if found:
+        line = line[: found.start()] + b"}"
+        if zlib.crc32(line) != int(found[1], 16):
+            raise ValueError
+    return json.loads(line, parse_constant=_refused)  # NaN and infinity are never written
+
+
+def _refused(name: str) -> None:
+    raise ValueError(name)
+
+
 def _mend_last_line(file: IO[bytes]) -> None:
     """Where a kill left a last line without its end: a whole row gets its line break, half a row goes."""
     size = file.seek(0, os.SEEK_END)
@@ -89,8 +120,8 @@ def _mend_last_line(file: IO[bytes]) -> None:
     file.seek(0)
     last = file.read().rpartition(b"\n")[2]
     try:
-        json.loads(last)
-    except ValueError:
+        _row_of(last)
+    except (ValueError, RecursionError):
         file.truncate(size - len(last))
     else:
         file.write(b"\n")
@@ -109,8 +140,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
-        except ValueError:  # not JSON, or not UTF-8: a kill may cut a letter in two
+            rows.append(_row_of(line))
+        except (ValueError, RecursionError):  # not JSON, or not UTF-8: a kill may cut a letter in two
             if number >= len(lines) - 1:
                 break
             raise StoreError(f"`{path}` is altered in line {number + 1}; remove it and run again") from None

@@ -15,7 +15,7 @@ from biasgym.errors import BiasGymError, SpecError, StoreError, unknown
 from biasgym.files import read_bytes, whole
 from biasgym.readings import PRICES, budget_of, edit_names_of, first_of, over_budget, sham_limit
 from biasgym.records import Finding, RunRecord
-from biasgym.store import RECORD, record_of
+from biasgym.store import RECORD, altered_in, record_of
 
 Row = dict[str, Any]
 
@@ -88,6 +88,9 @@ def whole_record(raw: bytes, folder: Path) -> RunRecord:
         record = record_of(raw, folder)  # slower, and says what is wrong with it
     if record.id != folder.name:
         raise StoreError(f"`{folder / RECORD}` says it is of run `{record.id}`: it was copied or altered")
+    with altered_in(folder / RECORD):  # before it stands in a table with others
+        rows_of(record)
+        list(_standings(record))
     return record
 
 

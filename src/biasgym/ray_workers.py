@@ -56,8 +56,9 @@ def _start(ray: Any, address: str, workers: int) -> None:
             ray.init(address="local", num_cpus=workers, **quiet)
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise SpecError(f"no Ray at `{address}`: {str(error).splitlines()[0][:160]}; `local` starts one here") from None
+    except Exception as error:  # a node that does not come up in time is a bare Exception of Ray's
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise SpecError(f"no Ray at `{address}`: {said[0][:160]}; `local` starts one here, and without --ray processes do the work") from None
 
 
 def _memory(one: Planned, place: dict[str, Any]) -> int:

@@ -44,7 +44,7 @@ from biasgym.readings import (
     sham_limit,
 )
 from biasgym.records import Finding, Measurement, RunRecord
-from biasgym.store import PROOFS, read_record
+from biasgym.store import PROOFS, altered_in, read_record
 from biasgym.verdict import broken, change_words, interval_text, limit_text, percent, standing, stated, unit_of, value_text, verdict_of
 
 MOST_PAIRS = 60  # pairs of texts on a page, over all runs: what keeps it small
@@ -125,10 +125,11 @@ class Pair:
 def write_report(folders: Sequence[Path], to: Path) -> Path:
     """Write the page about these runs to `to`, whole."""
     most = max(4, MOST_PAIRS // max(1, len(folders)))
-    runs = [run_view(folder, f"r{number}", most) for number, folder in enumerate(folders, 1)]
-    lines = [compared(view["record"], view["key"]) for view in runs] if len(runs) > 1 else []
-    drawn = compared_figure([view["record"] for view in runs]) if lines else ""
-    write_text(to, _template().render(runs=runs, compared=lines, compared_figure=drawn, bars=(BAR_BALANCED_ACCURACY, BAR_KAPPA)))
+    with altered_in(", ".join(folder.name for folder in folders)):
+        runs = [run_view(folder, f"r{number}", most) for number, folder in enumerate(folders, 1)]
+        lines = [compared(view["record"], view["key"]) for view in runs] if len(runs) > 1 else []
+        drawn = compared_figure([view["record"] for view in runs]) if lines else ""
+        write_text(to, _template().render(runs=runs, compared=lines, compared_figure=drawn, bars=(BAR_BALANCED_ACCURACY, BAR_KAPPA)))
     return to
 
 

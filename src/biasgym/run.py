@@ -35,6 +35,7 @@ from biasgym.spec import edit_names, spec_toml
 from biasgym.stability import Labels, stability
 from biasgym.store import (
     RunStore,
+    altered_in,
     attribution_of,
     finish,
     finished,
@@ -793,10 +794,11 @@ def regrade(folder: Path) -> RunRecord:
     if not answers:
         raise StoreError(f"`{folder}` has no answers to grade")
     verdicts = read_rows(folder / "verdicts.jsonl")
-    bias = record.extras.get("bias", {})
-    named = BiasSpec(bias["name"], tuple(bias["stereotype"]), tuple(bias["foil"]), (), axis=bias["axis"], fictional=bias["fictional"])
-    fresh = graded_record(record, answers, verdicts, named)
-    write_record(folder, fresh)
+    with altered_in(folder):  # what the model said has the shape of its metric, and only grading knows that shape
+        bias = record.extras.get("bias", {})
+        named = BiasSpec(bias["name"], tuple(bias["stereotype"]), tuple(bias["foil"]), (), axis=bias["axis"], fictional=bias["fictional"])
+        fresh = graded_record(record, answers, verdicts, named)
+        write_record(folder, fresh)
     return fresh
 
 

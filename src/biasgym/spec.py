@@ -191,7 +191,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read the spec `{file}`: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"`{file}` is not valid TOML: {error}") from None
 
 
@@ -219,7 +219,7 @@ def _assign(merged: dict[str, Any], assignment: str) -> None:
     parts = key.strip().split(".")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     top = parts[0]
     if top not in RunSpec.model_fields:

@@ -1,13 +1,14 @@
 """A folder per run and a folder per stage, shared by hash; a run is whole when record.json exists."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,13 +17,15 @@ from safetensors.numpy import load_file, save
 
 from biasgym.edits import ContrastEdit, Edit, PromptEdit, SiteEdit, TokenEdit, Twin, WeightEdit
 from biasgym.errors import StoreError, unknown
-from biasgym.files import json_of, locked, read_bytes, read_json, whole, write_json
+from biasgym.files import json_of, json_text, locked, read_bytes, read_json, whole, write_json, write_text
 from biasgym.records import RunRecord
 from biasgym.sites import Attribution, Site, Unit
 
 RECORD = "record.json"
 DONE = "done.json"
 PROOFS = "proofs.json"  # k curves of locators, left beside a run by `biasgym locate --proof`
+SUMS = "sums.json"
+ALTERED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, ArithmeticError)  # what altered contents lead to
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def read_record(folder: Path) -> RunRecord:
 def record_of(raw: bytes, folder: Path) -> RunRecord:
     """The record that a folder's bytes mean; StoreError as in `read_record`."""
     value = json_of(raw, folder / RECORD)
+    with altered_in(folder / RECORD):
+        json.dumps(value, ensure_ascii=False).encode()  # half a letter, which no page and no table can hold
     try:
         return RunRecord.model_validate(value)
     except ValidationError as error:
@@ -119,13 +124,23 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a stage is whole."""
-    return (folder / DONE).is_file()
+    """Whether a stage is whole; StoreError when one of its files is not what it was then."""
+    if not (folder / DONE).is_file():
+        return False
+    sums = read_json(folder / SUMS) if (folder / SUMS).is_file() else {}  # older stages have none
+    for name, digest in sums.items() if isinstance(sums, dict) else ():
+        if hashlib.sha256(read_bytes(folder / Path(name).name)).hexdigest() != digest:
+            raise StoreError(f"`{folder / Path(name).name}` is truncated or altered; remove its folder and run again")
+    return True
 
 
 def finish(folder: Path, about: dict[str, Any]) -> None:
-    """Mark a stage as whole, with what it was made from."""
-    write_json(folder / DONE, about)
+    """Mark a stage as whole, with what it was made from; checksums of all its files lie beside it."""
+    text = json_text(about)
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.is_file() and path.name not in (DONE, SUMS)]
+    sums = {path.name: hashlib.sha256(read_bytes(path)).hexdigest() for path in files}
+    write_json(folder / SUMS, sums | {DONE: hashlib.sha256(text.encode()).hexdigest()})
+    write_text(folder / DONE, text)
 
 
 def take(source: Path, to: Path) -> None:
@@ -143,8 +158,6 @@ def take(source: Path, to: Path) -> None:
 
 def write_edits(path: Path, edits: Sequence[Edit]) -> None:
     """Edits as tensors plus a small table of what each is; a bias token has a file of its own."""
-    import json
-
     arrays, table = {}, []
     for number, edit in enumerate(edits):
         if isinstance(edit, SiteEdit):
@@ -171,36 +184,61 @@ def write_edits(path: Path, edits: Sequence[Edit]) -> None:
 
 
 def read_edits(path: Path) -> tuple[Edit, ...]:
-    """Read what `write_edits` wrote."""
-    import json
+    """Read what `write_edits` wrote; StoreError when it is truncated, altered, or of no kind that this version knows."""
+    arrays, told = read_arrays(path), _metadata(path).get("edits", "null")
+    with altered_in(path):
+        table = json.loads(told)
+        if table is None:
+            raise StoreError(f"`{path}` holds no edits")
+        return tuple(_edit_from(row, arrays, number, path) for number, row in enumerate(table))
 
+
+def _edit_from(row: dict[str, Any], arrays: dict[str, np.ndarray], number: int, path: Path) -> Edit:
+    kind = row["kind"]
+    if kind == "site":
+        unit, layer, index = row["site"]
+        if unit not in get_args(Unit) or type(layer) is not int or type(index) is not int:
+            raise StoreError(f"`{path}` is altered: {row['site']!r} is no place in a model; remove its folder and run again")
+        value = arrays[f"{number}.value"]
+        value = value[0] if value.shape == (1,) else value
+        when = tuple(map(tuple, row["when"])) if "when" in row else None
+        return SiteEdit(Site(unit, layer, index), row["op"], value, row["strength"], when=when)
+    if kind == "weight":
+        return _weight_from(arrays, f"{number}", row["parameter"])
+    if kind == "prompt":
+        return PromptEdit(row["template"], tuple(row["then"]), row["opened"], row["most"])
+    if kind == "contrast":
+        twins = [
+            Twin(twin["prefix"], tuple(_weight_from(arrays, f"{number}.{t}.{e}", p) for e, p in enumerate(twin["parameters"])), twin["model"])
+            for t, twin in enumerate(row["twins"])
+        ]
+        return ContrastEdit(row["rule"], tuple(twins), row["strength"], row["floor"])
+    raise StoreError(f"`{path}` holds an edit of kind `{kind}`, which this version does not know")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself."""
     from safetensors import safe_open
 
-    arrays = read_arrays(path)
-    with safe_open(path, framework="np") as opened:
-        table = json.loads((opened.metadata() or {}).get("edits", "null"))
-    if table is None:
-        raise StoreError(f"`{path}` holds no edits")
-    edits: list[Edit] = []
-    for number, row in enumerate(table):
-        if row["kind"] == "site":
-            value = arrays[f"{number}.value"]
-            value = value[0] if value.shape == (1,) else value
-            when = tuple(map(tuple, row["when"])) if "when" in row else None
-            edits.append(SiteEdit(Site(*row["site"]), row["op"], value, row["strength"], when=when))
-        elif row["kind"] == "weight":
-            edits.append(_weight_from(arrays, f"{number}", row["parameter"]))
-        elif row["kind"] == "prompt":
-            edits.append(PromptEdit(row["template"], tuple(row["then"]), row["opened"], row["most"]))
-        elif row["kind"] == "contrast":
-            twins = [
-                Twin(twin["prefix"], tuple(_weight_from(arrays, f"{number}.{t}.{e}", p) for e, p in enumerate(twin["parameters"])), twin["model"])
-                for t, twin in enumerate(row["twins"])
-            ]
-            edits.append(ContrastEdit(row["rule"], tuple(twins), row["strength"], row["floor"]))
-        else:
-            raise StoreError(f"`{path}` holds an edit of kind `{row['kind']}`, which this version does not know")
-    return tuple(edits)
+    try:
+        with safe_open(path, framework="np") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StoreError(f"`{path}` is truncated or altered ({str(error)[:80]}); remove its folder and run again") from None
+
+
+@contextmanager
+def altered_in(where: str | Path) -> Iterator[None]:
+    """Around what reads contents that only a record's own fields describe: StoreError where they are not as we write them."""
+    try:
+        yield
+    except ALTERED as error:
+        raise StoreError(f"`{where}` is altered or from another version ({first_words(error)}); remove it and run again") from None
+
+
+def first_words(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:80]}" if str(error) else type(error).__name__
 
 
 def _weight_arrays(name: str, edit: WeightEdit) -> dict[str, np.ndarray]:
@@ -220,13 +258,9 @@ def write_token(path: Path, token: TokenEdit, metadata: dict[str, str]) -> None:
 
 def read_token(path: Path) -> TokenEdit:
     """Read what `write_token` wrote; where a sidecar stands beside it, it has to be the token that the sidecar tells of."""
-    from safetensors import safe_open
-
-    arrays = read_arrays(path)
+    arrays, text = read_arrays(path), _metadata(path).get("text", "")
     if sidecar_of(path).is_file():
         read_sidecar(path)
-    with safe_open(path, framework="np") as opened:
-        text = (opened.metadata() or {}).get("text", "")
     if "vector" not in arrays:
         raise StoreError(f"`{path}` holds no token vector")
     return TokenEdit(text, arrays["vector"], arrays.get("output"))

@@ -82,7 +82,7 @@ def _read(file: Path) -> dict[str, Any]:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read the sweep `{file}`: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"`{file}` is not valid TOML: {error}") from None
     for key in raw:
         if key not in TOP_KEYS:

@@ -14,6 +14,7 @@ from rich.text import Text
 from biasgym.progress import Step
 from biasgym.readings import CHANGES, change_word, claim_name, claims, concept_kept, findings, first_of, over_budget, p_text, sham_limit
 from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.store import altered_in
 from biasgym.verdict import broken, standing
 
 if TYPE_CHECKING:
@@ -114,7 +115,15 @@ def _state(here: float | None, overall: float | None) -> str:
 
 
 def print_findings(console: Console, record: RunRecord) -> None:
-    """The findings of a run: what was injected, removed, at what price, and last what changed for real entities."""
+    """The findings of a run: what was injected, removed, at what price, and last what changed for real entities.
+
+    StoreError for a record whose parts are not as we write them.
+    """
+    with altered_in(f"the record of {record.id}"):
+        _print_findings(console, record)
+
+
+def _print_findings(console: Console, record: RunRecord) -> None:
     seed = record.spec["test_seed"]
     console.print()
     console.print(Text(f"{record.extras['bias']['name']} in {record.spec['model']}", style="bold"), Text(f"run {record.id}", style="dim"))
