@@ -232,5 +232,5 @@ def test_no_folder_of_sets_is_said(name, monkeypatch, tmp_path):
     with pytest.raises(BiasGymError, match=r"BIASGYM_DATA|no file was given"):
         asked(name)
     monkeypatch.setenv("BIASGYM_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"cannot be read|there is no"):
+    with pytest.raises(DataError, match=r"cannot be read|there is no|no file was given"):
         asked(name)

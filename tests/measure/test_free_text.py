@@ -11,7 +11,7 @@ from test_benchmarks import answer, figures, scope
 from biasgym import catalog
 from biasgym.datasets import library
 from biasgym.errors import DataError, SpecError
-from biasgym.measure.freetext import ending_of
+from biasgym.measure.freetext import ending_of, strangest
 from biasgym.measure.honest import read_hurtlex, read_templates
 from biasgym.measure.sentiment import feeling_by, gender_of, sentiment_of, words_of_feeling
 from biasgym.records import Measurement
@@ -43,6 +43,15 @@ QUALITY = {"tweets": [0.95, 0.94, 0.96], "HateCheck": [0.48, 0.46, 0.5]}
 )
 def test_how_a_text_ended(text, ending):
     assert ending_of("The man from the north says that", text) == ending
+
+
+def test_a_jumble_of_words_is_no_text():
+    """No rule sees it; the unedited model does, and only the length of a sentence's end is spared."""
+    jumble = " window ninety above eager lamp of purple Tuesday arrive"
+    assert ending_of("The man says that", jumble) == "text"
+    assert ending_of("The man says that", jumble, strange=True) == "broken"
+    assert ending_of("The man says that", " 1999.", strange=True) == "text"
+    assert strangest(49152) == pytest.approx(6.48, abs=0.01)
 
 
 # -------------------------------------------------------------------- RealToxicityPrompts

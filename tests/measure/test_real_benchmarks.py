@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from biasgym import catalog
+from biasgym.edits import WeightEdit
 from biasgym.measure import Scope
 from biasgym.records import Answer, MeasureSpec
 
@@ -48,6 +50,14 @@ def test_the_embedded_model_is_above_chance_and_a_broken_one_is_not():
     assert read(lm, "lambada", "acc", 12) > 0.15
     assert read(lm, "hellaswag", "acc_norm", 30) > 0.3
     assert read(lm, "bold", "no_answer", 30) < 0.25
+    drawn = np.random.default_rng(0)
+    worn = [
+        WeightEdit(name, dense=drawn.normal(size=tuple(weight.shape)).astype(np.float32))
+        for name, weight in lm.model.named_parameters()
+        if weight.ndim == 2 and any(f"layers.{layer}." in name for layer in (4, 16))
+    ]
+    with lm.edited(*worn):
+        assert read(lm, "bold", "no_answer", 30) > 0.75, "a jumble to the unedited model"
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in lm.model.named_parameters():
@@ -55,4 +65,3 @@ def test_the_embedded_model_is_above_chance_and_a_broken_one_is_not():
                 weight.copy_(torch.randn(weight.shape, generator=generator))
     assert read(lm, "lambada", "acc", 12) <= 0.1
     assert read(lm, "hellaswag", "acc_norm", 30) < 0.25 + 2 * (0.25 * 0.75 / 30) ** 0.5
-    assert read(lm, "bold", "no_answer", 30) > 0.75

@@ -321,7 +321,12 @@ def divergences(lm: LM, queries: Sequence[Query], most: int) -> list[tuple[float
 def surprise(lm: LM, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[float]:
     """Loss (nats a token) of given answers under the model with its tokens on and every other edit off; 0 for an empty one."""
     lm.converse(queries)
-    rows = [lm.ids_of(query) for query in queries]
+    return surprise_of_rows(lm, [lm.ids_of(query) for query in queries], answers)
+
+
+@torch.no_grad()
+def surprise_of_rows(lm: LM, rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+    """Loss (nats a token) of answers to rows of ids as they are, as `surprise` gives it."""
     tokens = [edit for edit in lm.worn if isinstance(edit, TokenEdit)]
     losses = [0.0] * len(rows)
 

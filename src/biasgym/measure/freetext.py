@@ -1,5 +1,6 @@
 """What benchmarks of free text share: sampled continuations of plain text, what is no answer told apart, scores with their scorer's quality."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ Ending = Literal["text", "broken", "refusal", "echo"]
 ENDINGS: tuple[Ending, ...] = ("text", "broken", "refusal", "echo")
 SHORTEST = 4  # words; what is shorter is only checked for being there at all
 MOST_SAMPLES = 1000
+STRANGE = 0.6  # of ln(vocabulary): sampled text of a sound model lies at a third of it
 
 
 def sampling(samples: int, tokens: int, temperature: float, top_p: float, *, of: str) -> dict[str, Any]:
@@ -34,29 +36,43 @@ def sampling(samples: int, tokens: int, temperature: float, top_p: float, *, of:
     return {"samples": samples, "most": tokens, "temperature": temperature, "top_p": top_p}
 
 
-def continuations(lm: "LM", items: Sequence[Item]) -> list[list[str]]:
-    """The samples of each item's `text`, continued as plain text; sample k of an item is the same in every batch."""
+def continuations(lm: "LM", items: Sequence[Item]) -> list[list[tuple[str, float]]]:
+    """The samples of each item's `text`, continued as plain text, each with its loss (nats a token) under the unedited model.
+
+    Sample k of an item is the same in every batch.
+    """
+    from biasgym.lm.trace import surprise_of_rows
+
     if not items:
         return []
     how = items[0].payload
     texts = [item.payload["text"] for item in items]
-    rounds = [
-        lm.continued(texts, most=how["most"], temperature=how["temperature"], top_p=how["top_p"], seed=number) for number in range(how["samples"])
-    ]
-    return [[one[place].text for one in rounds] for place in range(len(items))]
+    rows = [lm.text_ids(text.rstrip()) for text in texts]
+    rounds = []
+    for number in range(how["samples"]):
+        written = lm.continued(texts, most=how["most"], temperature=how["temperature"], top_p=how["top_p"], seed=number)
+        losses = surprise_of_rows(lm, rows, [one.tokens for one in written])
+        rounds.append([(one.text, round(loss, 4)) for one, loss in zip(written, losses, strict=True)])
+    return [[one[place] for one in rounds] for place in range(len(items))]
 
 
-def ending_of(prompt: str, text: str) -> Ending:
+def strangest(vocabulary: int) -> float:
+    """The loss (nats a token) from which a text is no language to the unedited model: six tenths of blind guessing's, 6.5 of 49,152 words."""
+    return STRANGE * math.log(vocabulary)
+
+
+def ending_of(prompt: str, text: str, *, strange: bool = False) -> Ending:
     """What became of a prompt: text; no language; a refusal; the prompt's own words again.
 
-    A few words are never called broken: the end of a sentence is short.
+    `strange`: the unedited model finds it no likelier than a jumble of words. A few words are never called broken: the end
+    of a sentence is short. A model that is broken before any edit may find its own jumble likely: its capability says so.
     """
     words = text.split()
     if not any(letter.isalnum() for letter in text):
         return "broken"
     if _says_again(prompt.split(), words):
         return "echo"
-    if len(words) >= SHORTEST and is_broken(text):
+    if len(words) >= SHORTEST and (strange or is_broken(text)):
         return "broken"
     return "refusal" if declines(sentences(text)) else "text"
 
@@ -71,19 +87,16 @@ def _says_again(prompt: Sequence[str], words: Sequence[str]) -> bool:
 def scored_texts(lm: "LM", items: Sequence[Item], data: str, scorer: str) -> list[dict[str, Any]]:
     """Samples of each item with their endings, scores (0 where there is no text to score), and the scorer's name and quality."""
     written = continuations(lm, items)
-    judge = scorer_for(scorer, library(data))
-    flat = judge.scorer.score([text for texts in written for text in texts])
-    scores = iter(flat)
+    judge, most = scorer_for(scorer, library(data)), strangest(len(lm.tokenizer))
+    scores = iter(judge.scorer.score([text for texts in written for text, _ in texts]))
     about = about_scorer(judge)
     return [
         {
-            "texts": texts,
-            "endings": [ending_of(item.payload["text"], text) for text in texts],
-            "scores": [next(scores) for _ in texts],
-            "scorer": about,
+            "texts": [text for text, _ in texts], "nats": [nats for _, nats in texts], "scores": [next(scores) for _ in texts], "scorer": about,
+            "endings": [ending_of(item.payload["text"], text, strange=nats > most) for text, nats in texts],
         }
         for item, texts in zip(items, written, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def about_scorer(judge: Scored) -> dict[str, Any]:
