@@ -1,6 +1,14 @@
-"""A sweep on a Ray of our own: the same records as in one process, each run once. `make oracle` runs this, `make test` does not."""
+"""A sweep on a Ray of our own: the same records as in one process, each run once, whoever is killed. `make oracle` runs this, `make test` does not."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +40,90 @@ def test_two_runs_on_a_local_ray(models, tmp_path):
     one, two = (read_record(tmp_path / root / alone["id"]).model_dump(exclude={"timings", "environment"}) for root in ("runs", "alone"))
     assert one == two
     assert {one.state for one in plan_sweep(file, session_for(runs, place))} == {"ok"}
+
+
+def two_runs(models, tmp_path):
+    """A sweep file of two runs that only inject, and where they go."""
+    from tiny import save_folder
+
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    folder = save_folder(models("llama"), tmp_path / "tiny")
+    file = tmp_path / "sweep.toml"
+    file.write_text(f'set = {json.dumps(FEW)}\nmitigate = []\n[grid]\nmodels = ["{folder}"]\nbiases = ["reckless-drivers"]\nseeds = [0, 1]\n')
+    return file, tmp_path / "runs"
+
+
+def of_ours(words, above):
+    """Processes whose command holds these words and that descend from `above`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            if words in (entry / "cmdline").read_text() and above in ancestors(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def ancestors(process):
+    """Its parent, the parent's parent and so on."""
+    found = []
+    while process > 1:
+        process = int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
+        found.append(process)
+    return found
+
+
+def same_as_alone(planned, runs, tmp_path):
+    """Every record is the one that a process by itself makes."""
+    for one in planned:
+        assert run_spec(one.spec, str(tmp_path / "alone"), {"device": "cpu"})["state"] == "ok"
+        first, second = (read_record(root / one.id).model_dump(exclude={"timings", "environment"}) for root in (runs, tmp_path / "alone"))
+        assert first == second
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_killed_ray_worker_is_replaced(models, tmp_path):
+    """kill -9 to the worker in the middle of its task: Ray starts another, which goes on, and both records are right."""
+    file, runs = two_runs(models, tmp_path)
+    planned = plan_sweep(file, session_for(str(runs), {"device": "cpu"}))
+    killed = []
+
+    def kill():
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            if list(runs.glob("stages/inject-*")):
+                killed.extend(of_ours("ray::run_spec", os.getpid())[:1])
+            time.sleep(0.02)
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    events = list(run_on_ray(planned, str(runs), {"device": "cpu"}, "local", workers=1))
+    killer.join()
+    assert killed
+    assert [row["state"] for row in summary(planned, {event.id: event for event in events})] == ["ok", "ok"]
+    same_as_alone(planned, runs, tmp_path)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_killed_driver_leaves_no_ray_behind_and_the_command_goes_on(models, tmp_path):
+    """kill -9 to `biasgym sweep --ray local`, its Ray goes with it; the same command does the rest."""
+    file, runs = two_runs(models, tmp_path)
+    command = [sys.executable, "-c", "from biasgym.cli import main; main()", "sweep", str(file), "--ray", "local", "--workers", "1", "--json",
+               "--device", "cpu"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while running.poll() is None and time.monotonic() < deadline and not list(runs.glob("stages/inject-*")):
+        time.sleep(0.02)
+    theirs = of_ours("ray", running.pid)
+    running.kill()
+    running.wait()
+    assert theirs
+    assert len(list(runs.glob("*/record.json"))) < 2, "killed too late to show anything"
+    while time.monotonic() < deadline and any((Path("/proc") / str(process)).exists() for process in theirs):
+        time.sleep(0.2)
+    assert not [process for process in theirs if (Path("/proc") / str(process)).exists()]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    same_as_alone(plan_sweep(file, session_for(str(runs), {"device": "cpu"})), runs, tmp_path)

@@ -34,7 +34,6 @@ class ArcEasy:
     """ARC Easy: accuracy; 1 is best, about 0.25 is chance. Prompt as lm-eval's: the question, then `Answer:` and the choice's text."""
 
     name: ClassVar[str] = "arc-easy"
-    file: ClassVar[str] = "arc_easy.jsonl"
     role: ClassVar[str] = "capability"
     ideal: ClassVar[float | None] = 1.0
     needs_edit: ClassVar[bool] = False
@@ -45,7 +44,7 @@ class ArcEasy:
 
     def items(self, scope: Scope) -> list[Item]:
         """One item a question; its id is its line."""
-        return _items(self.file, self.data, scope, self.split, self.most, self.seed)
+        return _items("arc_easy.jsonl", self.data, scope, self.split, self.most, self.seed)
 
     def ask(self, lm: "LM", items: Sequence[Item]) -> list[dict[str, Any]]:
         """Nats of every choice."""
@@ -61,8 +60,30 @@ class ArcEasy:
 
 
 @dataclass(frozen=True)
-class ArcChallenge(ArcEasy):
+class ArcChallenge:
     """ARC Challenge: accuracy; 1 is best, about 0.25 is chance. Prompt as lm-eval's: the question, then `Answer:` and the choice's text."""
 
     name: ClassVar[str] = "arc-challenge"
-    file: ClassVar[str] = "arc_challenge.jsonl"
+    role: ClassVar[str] = "capability"
+    ideal: ClassVar[float | None] = 1.0
+    needs_edit: ClassVar[bool] = False
+    data: str = ""
+    most: int = 0
+    seed: int = 0
+    split: Rows = "scope"
+
+    def items(self, scope: Scope) -> list[Item]:
+        """One item a question; its id is its line."""
+        return _items("arc_challenge.jsonl", self.data, scope, self.split, self.most, self.seed)
+
+    def ask(self, lm: "LM", items: Sequence[Item]) -> list[dict[str, Any]]:
+        """Nats of every choice."""
+        return ask_choices(lm, items)
+
+    def grade(self, answers: Sequence[Answer]) -> list[ItemScore]:
+        """1 where the likeliest choice is right."""
+        return grade_choices(answers)
+
+    def figures(self, scores: Sequence[ItemScore]) -> list[Figure]:
+        """`acc`, `acc_norm`, `acc_bytes`."""
+        return accuracy_figures(scores, normalised=True)
