@@ -39,7 +39,9 @@ def sweep_file(root: Path) -> Path:
     """The sweep and its two models, written under a folder."""
     folders = [str(save_folder(tiny_lm(name), root / name)) for name in ("llama", "qwen2")]
     file = root / "sweep.toml"
-    file.write_text(f"set = {json.dumps(SETS)}\n[grid]\nmodels = {json.dumps(folders)}\nbiases = [\"reckless-drivers\"]\nmethods = {METHODS}\nseeds = [0, 1]\n")
+    file.write_text(
+        f'set = {json.dumps(SETS)}\n[grid]\nmodels = {json.dumps(folders)}\nbiases = ["reckless-drivers"]\nmethods = {METHODS}\nseeds = [0, 1]\n'
+    )
     return file
 
 
