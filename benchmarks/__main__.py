@@ -1,4 +1,4 @@
-"""All rows that can be measured here: `python -m benchmarks [startup] [show] [measure] [patching] [memory] [growth]`; prints a table, writes results.json.
+"""All rows that can be measured here: `python -m benchmarks [startup] [show] [measure] [patching] [memory] [growth] [sweeping]`; prints a table, writes results.json.
 
 What cannot be measured is said with its reason, in the table and in the file; results of files that were not asked stay.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from biasgym.errors import BiasGymError
 from biasgym.files import write_json
 
-FILES = ("startup", "show", "measure", "patching", "memory", "growth")
+FILES = ("startup", "show", "measure", "patching", "memory", "growth", "sweeping")
 RESULTS = Path(__file__).with_name("results.json")
 
 

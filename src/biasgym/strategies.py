@@ -60,8 +60,14 @@ def best_of(tried: Tried) -> Settings:
 
 
 def key_of(settings: Settings) -> tuple[tuple[str, Any], ...]:
-    """Settings as a key: equal settings, equal keys."""
-    return tuple(sorted(settings.items()))
+    """Settings as a key: equal settings, equal keys, lists and tables among them."""
+    return tuple((name, _hashable(settings[name])) for name in sorted(settings))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return key_of(value)
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def _once(start: Settings) -> Walk:
