@@ -720,8 +720,9 @@ class Job:
         return found
 
     def _sidecar(self, role: Role) -> dict[str, Any]:
+        """What the record tells of a token; not its file's hash, since the order of a file's metadata differs from writing to writing."""
         folder = self.session.store.stage_folder("inject", self.token_key(role, self.spec.test_seed))
-        return read_sidecar(folder / TOKEN)
+        return {key: value for key, value in read_sidecar(folder / TOKEN).items() if key != "sha256"}
 
     def record(self, answers: Sequence[Answer], verdicts: Sequence[dict[str, Any]], extras: dict[str, Any]) -> RunRecord:
         """The record from answers, verdicts and what is known of the edits."""
