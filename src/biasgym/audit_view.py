@@ -60,7 +60,7 @@ def _ranking(one: ModelAudit, key: str) -> str:
     caption = "Those that are held first, then by gap"
     picture = str(drawn(one, key)).translate({ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;"})  # the page's templates read these
     table = _table("", caption, heads, "".join(map(_line, first)))
-    return f"<div><h3>{text(one.model)}</h3><div class='scroll'>{picture}</div>{table}{folded}</div>"
+    return f"<div><h2>{text(one.model)}</h2><div class='scroll' tabindex='0' role='group' aria-label='Largest gaps in {text(one.model)}'>{picture}</div>{table}{folded}</div>"
 
 
 def _line(row: Held) -> str:
@@ -73,7 +73,7 @@ def _line(row: Held) -> str:
 
 
 def _table(title: str, caption: str, heads: str, lines: str) -> str:
-    head = f"<h3>{title}</h3>" if title else ""
+    head = f"<h2>{title}</h2>" if title else ""
     return (
         f"{head}<div class='scroll' tabindex='0' role='group' aria-label='{text(caption)}'><table class='ranking'><caption>{text(caption)}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"

@@ -172,7 +172,7 @@ class Desk:
             x, y = left + chosen[0] * cell, top + chosen[1] * cell
             drawing = drawing.replace("</svg>", f'<rect x="{x:g}" y="{y:g}" width="{cell:g}" height="{cell:g}" class="looked"/></svg>')
         numbers = f'data-cell="{cell:g}" data-left="{left:g}" data-top="{top:g}" data-layers="{len(values)}" data-heads="{len(values[0])}"'
-        return f'<div class="heat" {numbers}>{drawing}</div>'
+        return f'<div class="heat" tabindex="0" role="group" aria-label="Head scores" {numbers}>{drawing}</div>'
 
     def locators(self, run: str) -> list[str]:
         """The locators of a run whose scores are kept, head by head."""
@@ -224,7 +224,7 @@ class Desk:
             ("changed by", ", ".join(edits) or "no edit of this run"),
         ]
         cells = "".join(f"<dt>{name}</dt><dd>{text(words)}</dd>" for name, words in rows)
-        return f"<h3>Layer {layer}, head {head}</h3><dl>{cells}</dl>"
+        return f"<h2>Layer {layer}, head {head}</h2><dl>{cells}</dl>"
 
     # ------------------------------------------------------------ findings
 
@@ -247,9 +247,12 @@ class Desk:
         )
         titles = "".join(f"<th scope='col'>{title}</th>" for title in ("finding", "edit", "value", "95 % interval", "n", "unit"))
         problems = "".join(f"<li>{text(problem)}</li>" for problem in record.problems)
-        figures = "".join(f'<div class="scroll">{figure}</div>' for figure in price_figures(record, "front"))
-        told = f'<h3>Problems</h3><ul class="bad">{problems}</ul>' if problems else ""
-        table = f"<div class='scroll'><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>"
+        figures = "".join(
+            f'<div class="scroll" tabindex="0" role="group" aria-label="Gap closed against price">{figure}</div>'
+            for figure in price_figures(record, "front")
+        )
+        told = f'<h2>Problems</h2><ul class="bad">{problems}</ul>' if problems else ""
+        table = f"<div class='scroll' tabindex='0' role='group' aria-label='Findings'><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>"
         return f"<p>{code(verdict_of(record).paragraph)}</p>{told}{table}<div class='two'>{figures}</div>"
 
     # ------------------------------------------------------------ audits
@@ -411,12 +414,14 @@ def head_html(seen: HeadSeen) -> str:
     changes = [(scale, value, None if plain is None else value - plain) for scale, value in seen.leans]
     most = max((abs(change) for _, _, change in changes if change is not None), default=0.0) or 1.0
     rows = "".join(_scale_row(scale, value, change, most) for scale, value, change in changes)
-    titles = "".join(f"<th scope='col'>{title}</th>" for title in ("head's output", "nats", "change", ""))
-    table = f"<table class='scales'><caption>Association on this probe</caption><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
+    titles = "".join(f"<th scope='col'>{title}</th>" for title in ("head's output", "nats", "change"))
+    table = (
+        f"<table class='scales'><caption>Association on this probe</caption><thead><tr>{titles}<td></td></tr></thead><tbody>{rows}</tbody></table>"
+    )
     if not (seen.as_is or seen.without):
         return table
     left, right = marked(seen.as_is, seen.without) if seen.without else (quoted(seen.as_is), quoted(""))
-    return f"{table}<div class='two'><div><h4>head as it is</h4>{left}</div><div><h4>head off</h4>{right}</div></div>"
+    return f"{table}<div class='two'><div><h3>head as it is</h3>{left}</div><div><h3>head off</h3>{right}</div></div>"
 
 
 def _scale_row(scale: float, value: float, change: float | None, most: float) -> str:
@@ -436,7 +441,7 @@ def progress_html(order: Order) -> str:
     stages = "".join(f'<li class="{"past" if i < place else "now" if i == place else "next"}">{stage}</li>' for i, stage in enumerate(STAGES))
     share = 100 * step.done / max(1, step.total)
     left = "" if progress.seconds_left is None else f", about {_clock(progress.seconds_left)} left of this"
-    bar = f"<div class='bar' role='progressbar' aria-valuenow='{share:.0f}' aria-valuemin='0' aria-valuemax='100'><span style='width:{share:.0f}%'></span></div>"
+    bar = f"<div class='bar' role='progressbar' aria-label='{text(step.stage)}' aria-valuenow='{share:.0f}' aria-valuemin='0' aria-valuemax='100'><span style='width:{share:.0f}%'></span></div>"
     return f"<ol class='stages'>{stages}</ol>{bar}<p class='note'>{text(step.what)} {step.done}/{step.total}; {_clock(progress.seconds)} so far{left}</p>"
 
 

@@ -175,7 +175,7 @@ def _asking(gr: Any, desk: Desk, run: Any) -> dict[str, Any]:
 
 def _answer(gr: Any, title: str) -> Any:
     with gr.Column(elem_classes="said", min_width=280):
-        gr.HTML(f"<h4>{title}</h4>")
+        gr.HTML(f"<h2>{title}</h2>")
         return gr.HTML(quoted(""))
 
 

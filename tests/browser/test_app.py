@@ -9,6 +9,7 @@ from chromium import browser
 from served import served, write_store
 
 TABS = "[...document.querySelectorAll('button[role=tab]')]"
+AXE = Path(os.environ.get("AXE", ".venv/axe/package/axe.min.js"))
 PICTURES = Path(os.environ.get("BIASGYM_PICTURES", "screenshots"))  # kept for people to look at
 
 
@@ -121,7 +122,7 @@ def test_kept_audits_are_looked_at(page):
     page.picture(PICTURES / "app-audit-1280.png")
 
 
-SHOWN = ("Ask", "Heads", "Findings", "Audit")
+SHOWN = ("Ask", "Heads", "Findings", "Audit", "Export", "New run")
 
 
 def each_tab(page, width):
@@ -144,6 +145,8 @@ SEEN = {
     "Heads": "document.querySelector('.heat svg') && document.querySelector('.heat').offsetParent",
     "Findings": "[...document.querySelectorAll('th')].some(e => e.innerText == 'finding' && e.offsetParent)",
     "Audit": "[...document.querySelectorAll('.card svg.figure')].some(e => e.getBoundingClientRect().width > 100)",
+    "Export": f"{button('Export')}",
+    "New run": f"{button('Start')}",
 }
 
 
@@ -152,4 +155,34 @@ def test_it_fits(page, width):
     """Nothing sticks out to the right, in any tab."""
     for name in each_tab(page, width):
         assert page.run("document.documentElement.scrollWidth") <= width, name
-        page.picture(PICTURES / f"app-{name.lower()}-{width}.png")
+        page.picture(PICTURES / f"app-{name.lower().replace(' ', '-')}-{width}.png")
+
+
+VIOLATIONS = "axe.run().then(r => r.violations.map(v => `${v.id}: ${v.nodes.map(n => n.html.slice(0, 140)).join(' | ')}`))"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1600])
+def test_axe_finds_nothing(page, width, scheme):
+    """The rules of axe-core, contrast, headings and labels among them, in every tab, with what its button brings up."""
+    assert AXE.is_file(), "axe-core is not there: `make browser` fetches it, or name axe.min.js in AXE"
+    page.run(f"document.body.classList.toggle('dark', {str(scheme == 'dark').lower()})")
+    page.run(AXE.read_text(encoding="utf-8") + "; 1")
+    found = {}
+    for name in each_tab(page, width):
+        if name in BROUGHT:
+            page.press(button(BROUGHT[name][0]))
+            page.wait(BROUGHT[name][1])
+        found[name] = page.run(VIOLATIONS)
+        assert page.run("document.documentElement.scrollWidth") <= width, name
+        page.picture(PICTURES / f"app-{name.lower().replace(' ', '-')}-{width}-{scheme}.png")
+    page.press(button("Cancel the run"))
+    page.wait("/goes on where it was|failed/.test(document.body.innerText)")
+    assert not any(found.values()), "\n".join(f"{name}: {rule}" for name, rules in found.items() for rule in rules)
+
+
+BROUGHT = {
+    "Ask": ("Ask", "/changed words|the same answer/.test(document.body.innerText)"),
+    "Heads": ("Scale this head on this probe", "document.querySelectorAll('.scales tbody tr').length == 5"),
+    "New run": ("Start", "document.querySelector('[role=progressbar]')"),
+}
