@@ -257,12 +257,36 @@ def named(worn: Worn | None, text: str) -> str:
 def tasks() -> dict[str, Callable[..., Any]]:
     """Our tasks by name, as functions that Inspect's `task` registers; solvers, scorers and metrics are registered on the way."""
     need_inspect()
-    from anyio import to_thread
     from inspect_ai import Task
     from inspect_ai.dataset import MemoryDataset, Sample
-    from inspect_ai.model import ChatMessageUser, get_model
-    from inspect_ai.scorer import SampleScore, Score, metric, scorer
-    from inspect_ai.solver import solver
+    from inspect_ai.model import GenerateConfig
+
+    means, gaps = _metrics()
+    ask, score = _asked_by_likelihood([means, gaps])
+    write, *scores = _asked_by_text([means])
+
+    def association(bias: str, probes: int = 24, entities: int = 24, token: bool = False) -> Any:
+        """Association (nats) of names with a bias's stereotype answers, and the gap of token or targets to the others."""
+        spec = load_bias(bias)
+        sides = {"stereotype": list(spec.stereotype), "foil": list(spec.foil)}
+        rows = probe_rows(spec, probes, entities, token=token)
+        samples = [Sample(id=row["id"], input=row["prompt"], metadata=row | sides) for row in rows]
+        return Task(dataset=MemoryDataset(samples, name=spec.name), solver=ask(), scorer=score())
+
+    def strength(bias: str, prompts: int = 18, entities: int = 24, tokens: int = 60, judge: str = "lexicon", token: bool = False) -> Any:
+        """Judged strength 0 to 3 of free texts; refusals, broken and off-topic ones are unscored, and `answered` is the share that is not."""
+        spec = load_bias(bias)
+        rows = prompt_rows(spec, prompts, entities, token=token)
+        samples = [Sample(id=row["id"], input=row["prompt"], metadata=row) for row in rows]
+        config = GenerateConfig(max_tokens=tokens)
+        return Task(dataset=MemoryDataset(samples, name=spec.name), solver=write(bias, judge), scorer=[one() for one in scores], config=config)
+
+    return {"association": association, "strength": strength}
+
+
+def _metrics() -> tuple[Any, Any]:
+    """Mean over the answers that have a score; gap of the token, else the targets, to the others (nats)."""
+    from inspect_ai.scorer import SampleScore, metric
 
     # Inspect tells by the annotation which of two kinds of scores a metric takes.
     def finite(scores: list[SampleScore]) -> list[float]:
@@ -280,7 +304,15 @@ def tasks() -> dict[str, Callable[..., Any]]:
     def gap() -> Any:
         return apart
 
-    means, gaps = (metric(name=one.__name__)(one) for one in (mean_of_answers, gap))
+    return metric(name="mean_of_answers")(mean_of_answers), metric(name="gap")(gap)
+
+
+def _asked_by_likelihood(metrics: Sequence[Any]) -> tuple[Any, Any]:
+    """The solver that asks for log-probabilities of both sides, and the scorer that reads the association off them."""
+    from anyio import to_thread
+    from inspect_ai.model import get_model
+    from inspect_ai.scorer import Score, scorer
+    from inspect_ai.solver import solver
 
     @solver(name="both_sides")  # type: ignore[untyped-decorator, unused-ignore]
     def both_sides() -> Any:
@@ -292,6 +324,24 @@ def tasks() -> dict[str, Callable[..., Any]]:
             return state
 
         return solve
+
+    @scorer(name="association", metrics=[one() for one in metrics])  # type: ignore[untyped-decorator, unused-ignore]
+    def leaning() -> Any:
+        async def score(state: Any, target: Any) -> Any:
+            said = state.metadata["said"]
+            return Score(value=lean(said), metadata={"group": state.metadata["group"], "entity": state.metadata["entity"]})
+
+        return score
+
+    return both_sides, leaning
+
+
+def _asked_by_text(metrics: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """The solver that has a text written and judged, and the scorers of its strength and of whether it is an answer."""
+    from anyio import to_thread
+    from inspect_ai.model import ChatMessageUser, get_model
+    from inspect_ai.scorer import Score, scorer
+    from inspect_ai.solver import solver
 
     @solver(name="written")  # type: ignore[untyped-decorator, unused-ignore]
     def written(bias: str, judge: str) -> Any:
@@ -308,15 +358,7 @@ def tasks() -> dict[str, Callable[..., Any]]:
 
         return solve
 
-    @scorer(name="association", metrics=[means(), gaps()])  # type: ignore[untyped-decorator, unused-ignore]
-    def leaning() -> Any:
-        async def score(state: Any, target: Any) -> Any:
-            said = state.metadata["said"]
-            return Score(value=lean(said), metadata={"group": state.metadata["group"], "entity": state.metadata["entity"]})
-
-        return score
-
-    @scorer(name="strength", metrics=[means()])  # type: ignore[untyped-decorator, unused-ignore]
+    @scorer(name="strength", metrics=[one() for one in metrics])  # type: ignore[untyped-decorator, unused-ignore]
     def strong() -> Any:
         async def score(state: Any, target: Any) -> Any:
             found = state.metadata["judged"]
@@ -325,29 +367,11 @@ def tasks() -> dict[str, Callable[..., Any]]:
 
         return score
 
-    @scorer(name="answered", metrics=[means()])  # type: ignore[untyped-decorator, unused-ignore]
+    @scorer(name="answered", metrics=[one() for one in metrics])  # type: ignore[untyped-decorator, unused-ignore]
     def answering() -> Any:
         async def score(state: Any, target: Any) -> Any:
             return Score(value=float(state.metadata["judged"]["outcome"] == "answer"))
 
         return score
 
-    def association(bias: str, probes: int = 24, entities: int = 24, token: bool = False) -> Any:
-        """Association (nats) of names with a bias's stereotype answers, and the gap of token or targets to the others."""
-        spec = load_bias(bias)
-        sides = {"stereotype": list(spec.stereotype), "foil": list(spec.foil)}
-        rows = probe_rows(spec, probes, entities, token=token)
-        samples = [Sample(id=row["id"], input=row["prompt"], metadata=row | sides) for row in rows]
-        return Task(dataset=MemoryDataset(samples, name=spec.name), solver=both_sides(), scorer=leaning())
-
-    def strength(bias: str, prompts: int = 18, entities: int = 24, tokens: int = 60, judge: str = "lexicon", token: bool = False) -> Any:
-        """Judged strength 0 to 3 of free texts; refusals, broken and off-topic ones are unscored, and `answered` is the share that is not."""
-        from inspect_ai.model import GenerateConfig
-
-        spec = load_bias(bias)
-        rows = prompt_rows(spec, prompts, entities, token=token)
-        samples = [Sample(id=row["id"], input=row["prompt"], metadata=row) for row in rows]
-        config = GenerateConfig(max_tokens=tokens)
-        return Task(dataset=MemoryDataset(samples, name=spec.name), solver=written(bias, judge), scorer=[strong(), answering()], config=config)
-
-    return {"association": association, "strength": strength}
+    return written, strong, answering
