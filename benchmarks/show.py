@@ -12,10 +12,13 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -77,21 +80,19 @@ def large_run(folder: Path) -> int:
 
 def app_row(rounds: int) -> dict[str, Any]:
     """Seconds to the first words of the app's base answer, and to the first token of plain `generate`; a ratio of each pair."""
-    try:
-        from gradio_client import Client
-    except ImportError:
-        raise SpecError("gradio is not installed (the extra `web`)") from None
+    if find_spec("gradio") is None:
+        raise SpecError("gradio is not installed (the extra `web`)")
     lm = load_lm(DEFAULT_MODEL, Place("cpu"))
     prompts = [f"Tell me about {kind} in {name}." for kind in ("towns", "roads") for name in NAMES][: rounds + 1]
     mine, plain = [], []
     with tempfile.TemporaryDirectory() as place, one_thread(), serving(Path(place), lm) as (address, run):
-        client = Client(address, verbose=False)
-        client.predict(run, api_name="/choose")  # a page knows its run's edits only then
+        page = Page(address)
+        list(page.call("choose", run))  # a page knows its run's edits only then
         edit, heads = edit_of(Path(place) / "runs" / run)
         for number, prompt in enumerate(prompts):
             if number % 2:
                 plain.append(first_of_generate(lm, prompt))
-            mine.append(first_of_app(client, run, prompt, edit, heads))
+            mine.append(first_of_app(page, run, prompt, edit, heads))
             if not number % 2:
                 plain.append(first_of_generate(lm, prompt))
     mine, plain = mine[1:], plain[1:]  # the first of each loads a model and warms up code
@@ -149,21 +150,40 @@ def edit_of(folder: Path) -> tuple[str, list[str]]:
     return edit, [f"{layer}:{head}" for layer, head in heads_of(load_edits(folder, edit))]
 
 
-def first_of_app(client: Any, run: str, prompt: str, edit: str, heads: list[str]) -> float:
+def first_of_app(page: "Page", run: str, prompt: str, edit: str, heads: list[str]) -> float:
     """From the request until the base answer has words; then waits for both answers to end."""
-    start = time.perf_counter()
-    job = client.submit(run, prompt, "Spain", edit, 1.0, heads, 8, api_name="/ask")
-    while not any(_words(said[0]) for said in job.outputs()):
-        if job.done() and not any(_words(said[0]) for said in job.outputs()):
-            raise SpecError(f"the app gave no answer: {job.result()}")
-        time.sleep(0.001)
-    seconds = time.perf_counter() - start
-    job.result()
-    return seconds
+    start, first = time.perf_counter(), None
+    for event in page.call("ask", run, prompt, "Spain", edit, 1.0, heads, 8):
+        if first is None and event["msg"] == "process_generating" and _words(event["output"]["data"][0]):
+            first = time.perf_counter() - start
+    if first is None:
+        raise SpecError(f"the app gave no answer to `{prompt}`")
+    return first
 
 
-def _words(html: str) -> str:
-    return html.partition(">")[2].rpartition("</p>")[0].strip()
+class Page:
+    """Calls the app as the page's own script does: one request puts the call in line, another streams what comes of it."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.session = address, uuid.uuid4().hex
+        with urlopen(f"{address}/config") as answer:
+            self.functions = {one["api_name"]: one["id"] for one in json.load(answer)["dependencies"]}
+
+    def call(self, name: str, *data: Any) -> Iterator[dict[str, Any]]:
+        """The events of a call, until its stream ends."""
+        asked = json.dumps({"data": data, "fn_index": self.functions[name], "session_hash": self.session}).encode()
+        with urlopen(Request(f"{self.address}/gradio_api/queue/join", asked, {"Content-Type": "application/json"})):
+            pass
+        with urlopen(f"{self.address}/gradio_api/queue/data?session_hash={self.session}") as events:
+            for line in events:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
+
+
+def _words(change: Any) -> str:
+    """The words in what an event says of the base answer: HTML at first, then a list of changes to it."""
+    html = change if isinstance(change, str) else "".join(str(one[2]) for one in change)
+    return (html.partition(">")[2].rpartition("</p>")[0] or html.replace('<p class="answer"></p>', "")).strip()
 
 
 class _First:
