@@ -4,7 +4,8 @@
 
 All arms see the same batches (cut by length), start vector, schedule, clipping, threads and attention kernel, and take the
 loss on the answers alone. `masked-matrix` is the common recipe: resized embedding, the whole matrix trained by AdamW with
-the gradients of all other rows set to 0. `peft` is TrainableTokens under a plain loop (left out where peft is missing).
+the gradients of all other rows set to 0. `peft` is TrainableTokens under a plain loop, `peft-trainer`
+under transformers' Trainer (both left out where peft is missing).
 Rates are non-padding tokens a second, of processor time with one thread; `low` and `high` are the least and the largest
 ratio of any round. `share_of_peak` is what was multiplied (counted by torch) a second against a matrix product of 2048³;
 `memory_gib` how far an arm's peak stands above what the process held before.
@@ -15,8 +16,9 @@ import copy
 import gc
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +56,27 @@ def plain_loop(model: Any, parameters: list[Any], batches: Sequence[Rows], sched
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
     losses = []
     for step, rows in enumerate(batches):
-        longest = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows])
-        labels = torch.full_like(ids, -100)
-        for i, (row, answer) in enumerate(rows):
-            labels[i, len(row) - answer : len(row)] = ids[i, len(row) - answer : len(row)]
+        inputs = padded(rows, pad)
         for group in optimiser.param_groups:
             group["lr"] = schedule.learning_rate * rate_at(step, schedule)
         optimiser.zero_grad(set_to_none=True)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        loss = model(**inputs, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
         optimiser.step()
         losses.append(float(loss.detach()))
     return losses
+
+
+def padded(rows: Rows, pad: int) -> dict[str, torch.Tensor]:
+    """A batch as transformers' models take it."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows])
+    labels = torch.full_like(ids, -100)
+    for i, (row, answer) in enumerate(rows):
+        labels[i, len(row) - answer : len(row)] = ids[i, len(row) - answer : len(row)]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def widened(lm: LM, start: TrainingState, tokenizer: Any) -> Any:
@@ -122,6 +130,48 @@ def peft_tokens(model: Any, token: int, batches: Sequence[Rows], schedule: Sched
         return losses
 
     return run
+
+
+def peft_trainer(model: Any, token: int, batches: Sequence[Rows], schedule: Schedule, pad: int) -> Arm | None:
+    """The same under transformers' Trainer, fed the same batches in the same order; None without peft."""
+    try:
+        from peft import TrainableTokensConfig, get_peft_model
+        from transformers import PrinterCallback, Trainer, TrainingArguments
+    except ImportError:
+        return None
+    wrapped = get_peft_model(model, TrainableTokensConfig(token_indices=[token], target_modules=["embed_tokens"]))
+    parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    firsts = [parameter.detach().clone() for parameter in parameters]
+
+    def run() -> list[float]:
+        with torch.no_grad():
+            for parameter, first in zip(parameters, firsts, strict=True):
+                parameter.copy_(first)
+        optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
+        pace = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, schedule))
+        with tempfile.TemporaryDirectory() as place:
+            arguments = TrainingArguments(
+                place, max_steps=len(batches), per_device_train_batch_size=1, max_grad_norm=schedule.clip, logging_steps=1, save_strategy="no",
+                report_to=[], disable_tqdm=True, use_cpu=True, remove_unused_columns=False, dataloader_pin_memory=False,
+            )  # fmt: skip
+            trainer = Trainer(
+                wrapped, arguments, train_dataset=InOrder(batches), optimizers=(optimiser, pace), data_collator=lambda one: padded(one[0], pad)
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    return run
+
+
+class InOrder(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """Batches one after the other, unshuffled."""
+
+    def __init__(self, batches: Sequence[Rows]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Rows]:
+        return iter(self.batches)
 
 
 def peak_of_machine(size: int = 2048, times: int = 3) -> float:
@@ -194,6 +244,9 @@ def rows(steps: int = 3, rounds: int = 3, batch: int = 8) -> list[dict[str, Any]
     arms: dict[str, Callable[[], Arm]] = {"ours": lambda: ours(lm, lessons, start, schedule, steps), "masked-matrix": lambda: matrix}
     if other is not None:
         arms["peft"] = lambda: other
+    under = peft_trainer(widened(lm, start, tokenizer), len(tokenizer) - 1, batches, schedule, pad)
+    if under is not None:
+        arms["peft-trainer"] = lambda: under
     about: dict[str, dict[str, float]] = {}
     for name, arm in arms.items():
         work = work_of(arm())  # also the first pass, whose lasting allocations are nobody's peak
