@@ -222,7 +222,7 @@ def _audits(gr: Any, desk: Desk) -> tuple[Any, Any]:
     gr.HTML(
         '<p class="note">Which stereotypes a model holds, as <code>biasgym audit</code> found them; choose several to see models side by side.</p>'
     )
-    kept = gr.Dropdown([], label="Audits", multiselect=True)
+    kept = gr.Dropdown(desk.audits(), value=[], label="Audits", multiselect=True)
     shown = gr.HTML(elem_classes="card")
     kept.input(_told(gr, lambda names: audit_html(desk.read_audits(names or ()))), kept, shown, api_name="audit", show_progress="hidden")
     return kept, shown

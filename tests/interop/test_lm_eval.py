@@ -227,6 +227,8 @@ def test_checkers_agree_with_lm_evals():
     settings = {json.dumps(pair, sort_keys=True): pair for item in rows for pair in item.payload["asked"]}
     agree, total = dict.fromkeys(CHECKERS, 0), dict.fromkeys(CHECKERS, 0)
     for identity, given in settings.values():
+        if not given.get("letter", "a").isalpha():
+            continue  # asked to count "#" or "!", lm-eval counts a letter drawn at random; we count what was asked
         checker = registry.INSTRUCTION_DICT[identity](identity)
         checker.build_description(**given)
         for text in SAMPLES:
