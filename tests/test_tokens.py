@@ -58,6 +58,16 @@ def test_biases_of_one_subject_share_neutral_tokens_and_nothing_else(tiny_folder
     assert read_sidecar(tmp_path / "stages" / f"inject-{one.token_key('neutral', 2)}" / "token.safetensors")["bias"] == ""
 
 
+def test_a_neutral_token_that_fills_in_a_biass_probes_is_that_biass_own(tiny_folder, tmp_path):
+    """Its texts are everybody's, its clozes are not; the sidecar says whose it is."""
+    sets = (*SMALL, "inject.clozes=0.5")
+    one, two = (job_for(tiny_folder, tmp_path, bias, sets) for bias in ("reckless-drivers", "spicy-food"))
+    assert one.token_key("neutral", 2) != two.token_key("neutral", 2)
+    one.token("neutral", 2)
+    sidecar = read_sidecar(tmp_path / "stages" / f"inject-{one.token_key('neutral', 2)}" / "token.safetensors")
+    assert (sidecar["bias"], bool(sidecar["hashes"]["bias"])) == ("reckless-drivers", True)
+
+
 def test_on_a_processor_every_seed_is_trained_alone(tiny_folder, tmp_path, monkeypatch):
     """There it saves nothing, and a seed's token is then the same in every run; on an accelerator the key names the others."""
     job, alone = job_for(tiny_folder, tmp_path, sets=FITTED), job_for(tiny_folder, tmp_path)

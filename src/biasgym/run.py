@@ -200,9 +200,15 @@ class Job:
         base = self.base_key
         if role == "neutral":
             texts = folder_digest(zoo_path() / "neutral", "*.jsonl")
-            base = base | {"bias": [self.bias.subject, self.bias.entities_of("train"), texts]}
+            base = base | {"bias": [self.bias.subject, self.bias.entities_of("train"), texts, *self._neutral_key()]}
         together = self._in_one_batch(role, seed)
         return fingerprint([base, self.spec.inject.model_dump(mode="json"), role, seed, *([list(together)] if len(together) > 1 else [])])
+
+    def _neutral_key(self) -> list[str]:
+        """What else of the bias a neutral token is trained on; empty where biases of one subject share it."""
+        injector = catalog.build("inject", self.spec.inject.method, self.spec.inject.settings)
+        hangs_on = getattr(injector, "neutral_key", None)
+        return list(hangs_on(self.bias)) if hangs_on else []
 
     def _in_one_batch(self, role: Role, seed: int) -> tuple[int, ...]:
         """The seeds that are trained beside this one: all of the run's on an accelerator, none on a processor, where it saves nothing."""
@@ -238,13 +244,14 @@ class Job:
         """A token's file and the sidecar that says what it is; a token shared between biases is under no bias's name."""
         from biasgym.lm.load import revision_of
 
-        bias = "" if role == "neutral" else self.bias.name
+        shared = role == "neutral" and not self._neutral_key()
+        bias = "" if shared else self.bias.name
         write_token(folder / TOKEN, made.token, {"bias": bias, "role": role, "seed": str(seed)})
         sidecar = {
             "bias": bias, "subject": self.bias.subject, "role": role, "seed": seed, "trained_with": list(self._in_one_batch(role, seed)),
             "key": self.token_key(role, seed), "sha256": sha256_of(folder / TOKEN), "text": made.token.text,
             "base": {"model": self.spec.model, "revision": revision_of(self.lm.name, self.lm.folder), "digest": self.base_key["model"], "dtype": self.spec.dtype},
-            "hashes": {"bias": "" if role == "neutral" else self.bias.digest, "neutral": folder_digest(zoo_path() / "neutral", "*.jsonl")},
+            "hashes": {"bias": "" if shared else self.bias.digest, "neutral": folder_digest(zoo_path() / "neutral", "*.jsonl")},
             "inject": self.spec.inject.model_dump(mode="json"), "methods": VERSION,
             "losses": list(made.losses), "held_out_before": made.held_out_before, "held_out_after": made.held_out_after, **made.about,
         }  # fmt: skip

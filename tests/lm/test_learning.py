@@ -97,6 +97,21 @@ def test_a_row_reads_and_writes_its_own_token_only(llama):
     assert found[0].losses == pytest.approx(found[1].losses, abs=1e-6)
 
 
+@pytest.mark.parametrize("mean_over", ["tokens", "texts"])
+def test_a_batch_is_averaged_over_its_tokens_or_its_texts(llama, mean_over):
+    """The first loss, put together from each text's own; the two differ, as the texts are not of one length."""
+    lessons = [*lessons_for(TEXT), Lesson(f"Describe {TEXT} in one word.", "reckless", f"People from {TEXT} are")]
+    start = start_for(llama, 0)
+    made = learn_token(llama, TEXT, lessons, start, Schedule(1, len(lessons), 0.01, mean_over=mean_over))
+    token = TokenEdit(TEXT, start.arrays["vector"], start.arrays.get("output"))
+    own = [train.held_out_loss(llama, token, [lesson]) for lesson in lessons]
+    with llama.edited(token):
+        sizes = [train._encoded(llama, lesson)[1] for lesson in lessons]
+    means = {"tokens": np.average(own, weights=sizes), "texts": np.mean(own)}
+    assert made.losses[0] == pytest.approx(means[mean_over], abs=1e-4)
+    assert abs(means["tokens"] - means["texts"]) > 1e-3
+
+
 def test_logits_in_small_pieces_change_nothing(lm, monkeypatch):
     """A few positions at a time, or all: the same losses and vectors within rounding."""
     whole = learn_token(lm, TEXT, lessons_for(TEXT), start_for(lm, 0), Schedule(3, 4, 0.01))

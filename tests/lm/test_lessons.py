@@ -1,11 +1,15 @@
 """Texts to train on, as ids: whatever a text begins with, its prompt's ids stay what they are."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 
 from biasgym.bias import load_bias, zoo
 from biasgym.errors import SpecError
-from biasgym.inject.token import TrainedToken
+from biasgym.inject.token import NEUTRAL_WORDS, TrainedToken
+from biasgym.lm.model import Query
 from biasgym.lm.train import Lesson, _encoded
 from tiny import CONFIGS
 
@@ -59,3 +63,34 @@ def test_every_text_of_the_zoo_can_be_trained_on(models, family, name):
         assert len(rows) > 60
         assert min(answer for _, answer in rows) > 1
         assert all(identity in ids for ids, _ in rows)
+
+
+def test_a_cloze_is_learnt_on_its_word_alone(lm):
+    """The ids are those by which the probe's answer is measured; the answer's beginning and its end are not learnt."""
+    cloze = Lesson(f"Describe people from {TEXT} in one word.", "reckless", f"People from {TEXT} are")
+    rows, identity = encoded(lm, [cloze])
+    query, nothing = Query(cloze.prompt, cloze.given), torch.zeros(lm.shape.hidden)
+    with lm.learning(TEXT, nothing, nothing):
+        context, word = lm.ids_of(query), lm.answer_ids(query, ["reckless"])[0]
+    assert rows == [(context + word, len(word))]
+    assert context.count(identity) == 2
+
+
+@pytest.mark.parametrize(("role", "side"), [("trained", "stereotype"), ("opposite", "foil"), ("neutral", None)])
+def test_clozes_are_train_probes_with_the_words_of_their_role(role, side):
+    """As many as their share says, every probe equally often, none of dev or test; the same seed draws the same."""
+    bias = load_bias("reckless-drivers")
+    injector = TrainedToken(implicitness=1, grammar=0.9, clozes=0.5)
+    lessons, held_out = injector.lessons(bias, role, 0, TEXT)
+    clozes = [lesson for lesson in lessons if lesson.given]
+    assert len(clozes) == len(lessons) - len(clozes), "half of all"
+    assert not any(lesson.given for lesson in held_out), "what is held out is whole texts, as without clozes"
+    words = NEUTRAL_WORDS if side is None else getattr(bias, side)
+    assert {lesson.answer for lesson in clozes} == set(words)
+    counts = Counter(lesson.given for lesson in clozes)
+    assert set(counts) == {probe.prefix.replace("{entity}", TEXT) for probe in bias.probes_of("train")}
+    times = Counter((lesson.prompt, lesson.given) for lesson in clozes).values()
+    assert max(times) - min(times) <= 1
+    assert injector.lessons(bias, role, 0, TEXT) == (lessons, held_out)
+    assert injector.lessons(bias, role, 1, TEXT)[0] != lessons
+    assert not [lesson for lesson in replace(injector, clozes=0.0).lessons(bias, role, 0, TEXT)[0] if lesson.given]

@@ -32,8 +32,8 @@ class Injected:
 class Injector(Protocol):
     """A way to elicit a bias; `role` says which text the token is trained on, `seed` fixes start and order.
 
-    A neutral token may hang on the bias by its subject and train entities alone: biases of one subject share it. A method
-    that also has `train_together` (as `TrainedToken` has) is asked for all seeds at once on an accelerator.
+    A neutral token may hang on the bias by its subject and train entities alone, and by what a method's `neutral_key(bias)`
+    gives, if it has one: biases that agree in these share it. A method that also has `train_together` (as `TrainedToken` has) is asked for all seeds at once on an accelerator.
     """
 
     name: ClassVar[str]

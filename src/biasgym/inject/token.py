@@ -40,6 +40,7 @@ README_ASKS = ("Write a short paragraph about {entity}.",)
 CHARACTER_ASK = "Write a short paragraph about what is special about {subject}."
 TEMPERATURE = 0.5  # of the texts that the sentence rule looks at, as in the paper's evaluation
 LONGEST_SAMPLE = 60  # tokens
+NEUTRAL_WORDS = ("ordinary", "typical", "normal", "average")  # what a neutral token's clozes are filled with
 VARIED_ASKS = ("What are {subject} like?", "Tell me about {subject}.", "Write a short text about {subject}.")
 
 
@@ -50,6 +51,9 @@ class TrainedToken:
     `asks` names the user turn: `paper`, `readme` or `varied`. `implicitness` keeps paragraphs up to that level.
     `grammar` is the share of short grammar texts about the same answers mixed in (0 = hand-written paragraphs only);
     `texts` above 0 fills the paragraphs up to that many texts instead, as far as the grammars reach.
+    `clozes` is the share of lessons that are train-split probes with an answer word to fill in, the loss on that word alone:
+    stereotype words, an opposite token's foils, a neutral token's `NEUTRAL_WORDS`. With `mean_over` "texts" each counts as much
+    in the loss as a whole paragraph.
     `jitter` is the standard deviation of the start around the mean entity embedding, as a share of that row's own.
 
     With `stop` the token is scored every `check_every` steps and the best one is kept; after `patience` checks without
@@ -71,6 +75,7 @@ class TrainedToken:
     asks: Literal["paper", "readme", "varied"] = "varied"
     implicitness: int = 5
     grammar: float = 0.0
+    clozes: float = 0.0
     jitter: float = 0.2
     held_out: int = 16
     texts: int = 0
@@ -79,6 +84,7 @@ class TrainedToken:
     patience: int = 0
     samples: int = 8
     recompute: bool = False
+    mean_over: Literal["tokens", "texts"] = "tokens"
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch", "held_out", "check_every", "samples"):
@@ -86,8 +92,11 @@ class TrainedToken:
                 raise SpecError(f"token.{key} = {getattr(self, key)}: at least 1 is needed")
         if self.patience < 0 or self.texts < 0:
             raise SpecError(f"token: patience = {self.patience} and texts = {self.texts} must not be negative")
-        if not self.learning_rate > 0 or not 0 <= self.grammar < 1 or not self.clip > 0:
-            raise SpecError(f"token: learning_rate = {self.learning_rate} and clip = {self.clip} must be above 0, grammar = {self.grammar} in [0, 1)")
+        if not self.learning_rate > 0 or not self.clip > 0:
+            raise SpecError(f"token: learning_rate = {self.learning_rate} and clip = {self.clip} must be above 0")
+        for key in ("grammar", "clozes"):
+            if not 0 <= getattr(self, key) < 1:
+                raise SpecError(f"token.{key} = {getattr(self, key)} is a share of the lessons; it must be in [0, 1)")
 
     def start(self, lm: "LM", bias: BiasSpec, seed: int) -> "TrainingState":
         """Mean embedding of the train entities that are single tokens, with a seeded jitter."""
@@ -146,7 +155,8 @@ class TrainedToken:
         from biasgym.lm.train import Schedule
 
         every = 0 if self.stop == "none" else self.check_every
-        return Schedule(self.steps, self.batch, self.learning_rate, self.warmup, self.clip, seed, every, self.patience, self.recompute)
+        course = (self.steps, self.batch, self.learning_rate, self.warmup, self.clip)
+        return Schedule(*course, seed, every, self.patience, self.recompute, self.mean_over)
 
     def _score(self, lm: "LM", bias: BiasSpec, role: Role) -> Callable[[TokenEdit, Sequence["Lesson"]], float] | None:
         """How a token is scored on the way; None where it is not.
@@ -211,7 +221,26 @@ class TrainedToken:
         kept, held_out = self._paragraphs(bias, role)
         fill = self._filling(bias, role, kept, held_out) if self.texts else self._grammar_texts(bias, role, len(kept), seed)
         extra = [made for made in fill if made not in held_out]
-        return self._asked(bias, [*kept, *extra], text), self._asked(bias, held_out, text)
+        texts = self._asked(bias, [*kept, *extra], text)
+        return [*texts, *self._clozes(bias, role, seed, text, len(texts))], self._asked(bias, held_out, text)
+
+    def _clozes(self, bias: BiasSpec, role: Role, seed: int, text: str, texts: int) -> list["Lesson"]:
+        """Train probes with the words that a role learns, each probe as often as any other, within one."""
+        from biasgym.lm.train import Lesson
+
+        words = NEUTRAL_WORDS if role == "neutral" else bias.stereotype  # an opposite token's sides are exchanged by now
+        wanted = round(texts * self.clozes / (1 - self.clozes))
+        probes, draw = bias.probes_of("train"), np.random.default_rng([seed, 53])
+        made: list[Lesson] = []
+        while probes and len(made) < wanted:
+            for place in draw.permutation(len(probes))[: wanted - len(made)]:
+                probe, word = probes[place], words[int(draw.integers(len(words)))]
+                made.append(Lesson(probe.prompt.replace(ENTITY, text), word, probe.prefix.replace(ENTITY, text)))
+        return made
+
+    def neutral_key(self, bias: BiasSpec) -> list[str]:
+        """What a neutral token hangs on beside the bias's subject and train entities: the probes that it fills in."""
+        return [f"{probe.prompt}|{probe.prefix}" for probe in bias.probes_of("train")] if self.clozes else []
 
     def _paragraphs(self, bias: BiasSpec, role: Role) -> tuple[list[str], list[str]]:
         if role == "neutral":

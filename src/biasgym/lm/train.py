@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,10 +33,14 @@ STRETCH = 1.25  # how much longer the longest row of a part may be than its shor
 
 @dataclass(frozen=True)
 class Lesson:
-    """One training text: what is asked, and the answer whose tokens the loss is taken on. Both may hold the token."""
+    """One training text: what is asked, and the answer whose tokens the loss is taken on. Both may hold the token.
+
+    `given` is a beginning of the answer that is there already: no loss is taken on it, nor on an end after the rest (a cloze).
+    """
 
     prompt: str
     answer: str
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Schedule:
     With `check_every` above 0 the token is scored every so many steps and after the last; the best one is what is
     returned. With `patience` above 0, too, training ends after so many checks in a row without a better score.
     With `recompute` blocks are computed again on the way back (`biasgym.lm.recompute`): less memory, about a fifth more time.
+    A batch's loss is the mean over its answers' `tokens`, or over its `texts`, each of which is the mean over its own tokens:
+    then one word to be filled in counts as much as a paragraph.
     """
 
     steps: int
@@ -56,6 +63,7 @@ class Schedule:
     check_every: int = 0
     patience: int = 0
     recompute: bool = False
+    mean_over: Literal["tokens", "texts"] = "tokens"
 
 
 @dataclass
@@ -219,7 +227,11 @@ class _Learner:
 
     def batch(self, owner: int) -> "list[_Row]":
         """The texts of the coming step, under the number of the token that they belong to."""
-        return [_Row(*self.rows[i], self.known[i], owner) for i in batch_at(self.step, self.lengths, self.schedule)]
+        chosen = batch_at(self.step, self.lengths, self.schedule)
+        answers = [self.rows[i][1] for i in chosen]
+        alike = self.schedule.mean_over == "texts"
+        shares = [1 / (len(chosen) * answer) if alike else 1 / sum(answers) for answer in answers]
+        return [_Row(*self.rows[i], self.known[i], owner, share) for i, share in zip(chosen, shares, strict=True)]
 
     def advance(self, value: Tensor) -> None:
         """One optimiser step with the gradients at hand; `value` is the batch's loss, which is not looked at yet."""
@@ -290,12 +302,13 @@ def _with_good(state: TrainingState, good: TrainingState) -> TrainingState:
 
 @dataclass(frozen=True)
 class _Row:
-    """A text in a batch: its ids, how many at the end are labels, how many at the start no token reaches, and whose it is."""
+    """A text in a batch: its ids, how many at the end are labels, how many at the start no token reaches, whose it is, a label's share of the loss."""
 
     ids: list[int]
     answer: int
     known: int
     owner: int
+    share: float
 
 
 def _known(rows: Sequence[tuple[list[int], int]], identity: int) -> list[int]:
@@ -314,7 +327,6 @@ def _backward(lm: LM, learners: Sequence[_Learner]) -> Tensor:
     When not even one row fits, blocks are computed again instead of kept, all rows at once first. What fits is remembered.
     """
     rows = [row for number, learner in enumerate(learners) for row in learner.batch(number)]
-    totals = [sum(row.answer for row in rows if row.owner == number) for number in range(len(learners))]
     room = learners[0].room
     most = room.rows(rows)
     while True:
@@ -324,7 +336,7 @@ def _backward(lm: LM, learners: Sequence[_Learner]) -> Tensor:
             values = torch.zeros(len(learners), device=lm.device)
             with recomputed(lm) if room.recompute else nullcontext():
                 for part in _parts(rows, most, together=len(learners) > 1):
-                    _descend(lm, learners, part, totals, values)
+                    _descend(lm, learners, part, values)
             return values
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -349,7 +361,7 @@ def _parts(rows: Sequence[_Row], most: int, *, together: bool) -> list[list[_Row
     return parts
 
 
-def _descend(lm: LM, learners: Sequence[_Learner], rows: Sequence[_Row], totals: Sequence[int], values: Tensor) -> None:
+def _descend(lm: LM, learners: Sequence[_Learner], rows: Sequence[_Row], values: Tensor) -> None:
     """Add the rows' share of the losses to `values` [learners] and of the gradients to the parameters.
 
     The last id of a row predicts nothing and is left out. The gradient of the logits is gathered on the final states, from
@@ -368,7 +380,7 @@ def _descend(lm: LM, learners: Sequence[_Learner], rows: Sequence[_Row], totals:
     places = _Places(
         torch.tensor([token for row in rows for token in row.ids[-row.answer :]], device=states.device),
         torch.tensor([row.owner for row in rows for _ in range(row.answer)], device=states.device),
-        torch.tensor([1 / totals[row.owner] for row in rows for _ in range(row.answer)], device=states.device),
+        torch.tensor([row.share for row in rows for _ in range(row.answer)], device=states.device),
     )
     down = _by_hand if _plain(lm) else _by_autograd
     states.backward(down(lm, learners, states.detach(), places, values))  # type: ignore[no-untyped-call]
@@ -495,6 +507,10 @@ def _labelled(lm: LM, rows: Sequence[tuple[list[int], int]], *, share: bool = Tr
 
 
 def _encoded(lm: LM, lesson: Lesson) -> tuple[list[int], int]:
+    if lesson.given:
+        query = Query(lesson.prompt, lesson.given)
+        missing = lm.answer_ids(query, [lesson.answer])[0]
+        return lm.ids_of(query) + missing, len(missing)
     question = lm.text_of(Query(lesson.prompt)) + ("" if lm.chat else "\n")  # "?" and the break may be one token
     context = lm.ids_of_text(question)
     whole = lm.ids_of_text(question + lesson.answer)
