@@ -24,6 +24,11 @@ MOST_TRIALS = 20
 METRICS = ("association", "concept", "bits-per-byte", "kl")
 BENCHMARKS = {"crows-pairs": "crows_pairs", "stereoset": "stereoset"}  # metric → folder of its set
 QUESTIONS = 300
+# What `quick` asks in the ring, where some of the entrants let the model talk before every answer: a third of what it asks in a run.
+SMALL = (
+    "tune.probes=8", "tune.entities=3", "tune.texts=12", "tune.chats=12",
+    "measure.probes=24", "measure.entities=12", "measure.rival_entities=6", "measure.chats=16",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ def plan_ring(
     common = ["measure.shams=0", f"measure.metrics={json.dumps(METRICS)}", f"measure.benchmarks={inline_toml(benchmarks)}"]
     planned = []
     for one in chosen:
-        mine = [f"mitigate={inline_toml([{'method': one.method, 'settings': one.settings}])}", *common, *_sets_for(one, chosen, sets)]
+        sizes = SMALL if preset in (None, "quick") else ()
+        mine = [f"mitigate={inline_toml([{'method': one.method, 'settings': one.settings}])}", *common, *sizes, *_sets_for(one, chosen, sets)]
         if trials is not None:
             mine.append(f"tune.trials={trials}")
         spec = resolve_spec(bias=bias, model=model, preset=preset, sets=mine, seed=seed, dtype=dtype)
