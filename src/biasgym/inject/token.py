@@ -24,7 +24,7 @@ Stop = Literal["none", "loss", "elicitation", "both", "sentence"]
 # 620 = 10 epochs of 62 of 8.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 26, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9, "held_out": 8},
-    "best": {"steps": 56, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9},
+    "best": {"steps": 40, "batch": 8, "learning_rate": 0.02, "implicitness": 1, "grammar": 0.9, "clozes": 0.5, "mean_over": "texts"},
     "paper": {
         "steps": 310, "batch": 16, "learning_rate": 0.001, "implicitness": 5, "texts": 500, "asks": "paper",
         "stop": "sentence", "check_every": 31, "samples": 1,
