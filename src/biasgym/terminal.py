@@ -188,14 +188,19 @@ def _print_benchmarks(console: Console, record: RunRecord) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("benchmark", "base", "95 % interval", "change", "95 % interval", "n"):
         left = column == "benchmark"
-        table.add_column(column, justify="left" if left else "right", max_width=21 if left else None, overflow="fold", no_wrap=not left)
+        table.add_column(column, justify="left" if left else "right", max_width=23 if left else None, overflow="fold", no_wrap=not left)
+    heading = ""
     for m in base:
+        set_name, _, figure = m.metric.partition(".")
+        if set_name != heading:
+            heading = set_name
+            table.add_row(heading)
         row = changes.get(m.metric)
         after = next((a for a in record.measurements if (a.metric, a.group, a.edit, a.token) == (m.metric, "all", edit, "none")), None)
         change = ("", "") if row is None or after is None else _moved(m, after, row)
-        table.add_row(m.metric, f"{m.value:.2f}", f"[{m.low:.2f}, {m.high:.2f}]", *change, str(m.n))
+        table.add_row(f"  {figure}", f"{m.value:.2f}", f"[{m.low:.2f}, {m.high:.2f}]", *change, str(m.n))
     console.print()
-    console.print(f"public benchmarks, and what `{edit}` does to them", highlight=False)
+    console.print("public benchmarks" + (f", and what `{edit}` does to them" if changes else ""), highlight=False)
     console.print(table)
 
 
