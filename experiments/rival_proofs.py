@@ -634,7 +634,7 @@ def bias_neurons(room: Room) -> list[Row]:
     lm, row = room.lm, of("bias-neurons", room)
     scores = neuron_scores(room)
     used = {one["id"] for one in bbq(room, "dev", 8, 0)}
-    rows = [one for one in bbq(room, room.split, room.count(24), 1) if one["id"] not in used]
+    rows = [one for one in bbq(room, room.split, room.count(16), 1) if one["id"] not in used]
     made = pushing_rows(room, scores, row)
     before = answered(lm, rows)
     numbers = NUMBERS if room.split == "dev" else (PRUNED,)
