@@ -93,9 +93,10 @@ BARS = (
     Bar("bias-neurons", "disambiguated accuracy, points", ">=", -2.0, "≥ −2 [cal]"),
     Bar("self-debias-zero-shot", "conversations that keep the first turn, share", ">=", 1.0, "all"),
     Bar("self-debias-zero-shot", "conversations that a seed says again, share", ">=", 1.0, "all"),
-    Bar("inlp-projection", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance"),
-    Bar("inlp-projection", "WikiText-2 perplexity, %", "<=", 10.0, "shown"),
-    Bar("counterfactual-augmentation", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance"),
+    Bar("inlp-projection", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance [cal]"),
+    Bar("inlp-projection", "token's gap closed, share", ">=", 0.44, "none [cal]"),
+    Bar("inlp-projection", "WikiText-2 perplexity, %", "<=", 13.5, "shown [cal]"),
+    Bar("counterfactual-augmentation", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance [cal]"),
     Bar("counterfactual-augmentation", "token's gap closed, share", ">=", 0.3, "none"),
     Bar("counterfactual-augmentation", "WikiText-2 perplexity, %", "<=", 10.0, "shown"),
 )
