@@ -56,6 +56,7 @@ Side = Literal[">=", "<="]
 WORDS = 32  # of a WikiText paragraph; one paragraph an article
 ARTICLES = 24
 ASKED_ABOUT = "reckless-drivers"
+LATER = 16  # tokens of a text after which a voice's prefix is no longer all the context there is
 TOKENS_A_PASS = 512  # a core's caches are small
 
 
@@ -186,10 +187,13 @@ def nats_of(lm: LM, texts: Sequence[str]) -> np.ndarray:
 
 @torch.no_grad()
 def heard(lm: LM, voices: Mapping[str, Twin], mixes: Mapping[str, tuple[ContrastEdit, Sequence[str]]], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Cost (nats) and tokens of each text, [texts, 2], plain and under each mix of voices, every voice read once for all mixes."""
+    """Cost (nats) and tokens of each text, then of what stands after its first 16 tokens, [texts, 4], plain and under each mix.
+
+    Every voice is read once for all mixes.
+    """
     chorus = Chorus(lm, [ContrastEdit("decay", tuple(voices.values()), 1.0)])
     rows = [lm.text_ids(text) for text in texts]
-    found = {name: np.zeros((len(texts), 2)) for name in ("plain", *mixes)}
+    found = {name: np.zeros((len(texts), 4)) for name in ("plain", *mixes)}
     for group in lm.batches([len(row) for row in rows], TOKENS_A_PASS):
         ids, mask = lm.pad([rows[i] for i in group])
         states = chorus(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).last_hidden_state
@@ -200,7 +204,8 @@ def heard(lm: LM, voices: Mapping[str, Twin], mixes: Mapping[str, tuple[Contrast
             logits = {"plain": plain} | {name: combined(edit, plain, [said[one] for one in whose]) for name, (edit, whose) in mixes.items()}
             wanted = torch.tensor(rows[i][1:], device=plain.device)[:, None]
             for name, one in logits.items():
-                found[name][i] = -float(one.log_softmax(-1).gather(1, wanted).double().sum()), len(rows[i]) - 1
+                costs = -one.log_softmax(-1).gather(1, wanted)[:, 0].double()
+                found[name][i] = float(costs.sum()), len(costs), float(costs[LATER:].sum()), len(costs[LATER:])
     return found
 
 
@@ -505,7 +510,7 @@ def expert_pair(room: Room) -> list[Row]:
         made.append(row("margin with the pair swapped − as it is, nats", arm, need(figure_change(*sides_of))))
     for kind in sorted({one["bias_type"] for one in examples}):
         chosen = [i for i, one in enumerate(examples) if one["bias_type"] == kind]
-        costs = stereo["ours"].reshape(len(examples), len(LABELS), 2)[chosen].reshape(-1, 2)
+        costs = stereo["ours"].reshape(len(examples), len(LABELS), -1)[chosen].reshape(len(chosen) * len(LABELS), -1)
         made.append(row(f"SS − 50 that is left, {kind}", "ours", need(figure_estimate(stereo_figure([examples[i] for i in chosen], costs, signed)))))
     return made
 
@@ -559,6 +564,7 @@ def self_debias_decay(room: Room) -> list[Row]:
     made = stereo_rows(row, "StereoSet gender", examples, heard(lm, voices, mixes, flat(examples)))
     prose = heard(lm, voices, mixes, room.prose)
     made += [row(PERPLEXITY, arm, perplexity_change(prose["plain"], prose[arm])) for arm in mixes]
+    made += [row(f"{PERPLEXITY}, after {LATER} tokens", arm, perplexity_change(prose["plain"][:, 2:], prose[arm][:, 2:])) for arm in mixes]
     kinds = insulting(room)
     told = {"insult": insult.twins[0], "garden": garden}
     costs = [heard(lm, told, {"ours": (insult, ("insult",)), "sham: gardens": (insult, ("garden",))}, texts) for texts in kinds]

@@ -45,10 +45,11 @@ def test_voices_read_once_say_what_the_edits_say(script, llama):
         "decay": (ContrastEdit("decay", (voices["told"],), 50.0, 0.01), ("told",)),
     }
     found = script.heard(llama, voices, mixes, TEXTS)
-    assert np.allclose(found["plain"], script.nats_of(llama, TEXTS), atol=1e-3)
+    assert np.allclose(found["plain"][:, :2], script.nats_of(llama, TEXTS), atol=1e-3)
+    assert found["plain"][:, 3].tolist() == [max(0, count - script.LATER) for count in found["plain"][:, 1]]
     for name, (edit, _) in mixes.items():
         with llama.edited(edit):
-            assert np.allclose(found[name], script.nats_of(llama, TEXTS), atol=1e-3), name
+            assert np.allclose(found[name][:, :2], script.nats_of(llama, TEXTS), atol=1e-3), name
         assert not np.allclose(found[name], found["plain"], atol=1e-3), name
 
 
