@@ -81,7 +81,7 @@ BARS = (
     Bar("expert-pair", "StereoSet, |SS − 50|", "<=", -2.0, "≤ −2"),
     Bar("expert-pair", "StereoSet, LMS", ">=", -3.0, "≥ −3"),
     Bar("expert-pair", "WikiText-2 perplexity, %", "<=", 10.0, "≤ 10"),
-    Bar("expert-pair", "anti-expert's rise of perplexity alone − in the pair, points", ">=", 5.0, "clearly more"),
+    Bar("expert-pair", "anti-expert's rise of perplexity alone − in the pair, points", ">=", 10.0, "clearly more [cal]"),
     Bar("expert-pair", "SS with the pair swapped − as it is, points", ">=", 2.0, "sign turns"),
     Bar("self-debias-decay", "StereoSet gender, |SS − 50|", "<=", -1.0, "≤ −1"),
     Bar("self-debias-decay", "StereoSet gender, LMS", ">=", -3.0, "≥ −3"),
@@ -491,8 +491,9 @@ def expert_pair(room: Room) -> list[Row]:
         "swapped": (pair, ("anti", "expert")),
         "anti-expert only": (ContrastEdit("shift", (voices["anti"],), 1.0), ("anti",)),
         "sham: random pair": (pair, ("random expert", "random anti")),
+        "random swapped": (pair, ("random anti", "random expert")),
     }
-    examples = room.stereoset(DOMAIN_TYPES, 60)
+    examples = room.stereoset(DOMAIN_TYPES, 120)
     stereo, prose = heard(lm, voices, mixes, flat(examples)), heard(lm, voices, mixes, room.prose)
     made = stereo_rows(row, "StereoSet", examples, stereo)
     made += [row(PERPLEXITY, arm, perplexity_change(prose["plain"], prose[arm])) for arm in mixes]
@@ -503,7 +504,7 @@ def expert_pair(room: Room) -> list[Row]:
             price_gap(prose["plain"], prose["ours"], prose["anti-expert only"]),
         )
     )
-    for arm, other in (("ours", "swapped"), ("sham: random pair", "plain")):
+    for arm, other in (("ours", "swapped"), ("sham: random pair", "random swapped")):
         sides_of = [stereo_figure(examples, stereo[one], signed) for one in (arm, other)]
         made.append(row("SS with the pair swapped − as it is, points", arm, need(figure_change(*sides_of))))
         sides_of = [stereo_figure(examples, stereo[one], margin) for one in (arm, other)]
