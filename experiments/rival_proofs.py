@@ -92,6 +92,7 @@ BARS = (
     Bar("bias-neurons", "accuracy, points", ">=", 3.0, "≥ 3 [cal]"),
     Bar("bias-neurons", "accuracy over five random prunings, points", ">=", 3.0, "≥ 3 [cal]"),
     Bar("bias-neurons", "disambiguated accuracy, points", ">=", -2.0, "≥ −2 [cal]"),
+    Bar("bias-neurons", "WikiText-2 perplexity, %", "<=", 10.0, "a guard"),
     Bar("self-debias-zero-shot", "conversations that keep the first turn, share", ">=", 1.0, "all"),
     Bar("self-debias-zero-shot", "conversations that a seed says again, share", ">=", 1.0, "all"),
     Bar("inlp-projection", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance [cal]"),
@@ -600,7 +601,7 @@ def area(with_it: np.ndarray, without: np.ndarray) -> Estimate:
 CATEGORIES = ("SES", "Age", "Disability_status")
 ASKED = ("{} {}\nAnswer with one of these: {}.", "{}\nQuestion: {}\nPossible answers: {}.")
 NUMBERS = (3, 30)  # of neurons, tried on dev
-PRUNED = 30  # the number that dev chose
+PRUNED = 3  # the number that dev chose
 LOOKED_INTO = 20
 
 
@@ -782,7 +783,7 @@ def inlp_projection(room: Room) -> list[Row]:
 
 def counterfactual_augmentation(room: Room) -> list[Row]:
     """The same after tuning on swapped sentences; the sham changes the same matrices as much at random."""
-    method = CounterfactualAugmentation(steps=16, batch=8, texts=160)
+    method = CounterfactualAugmentation(steps=24, batch=8, texts=192, learning_rate=1e-3)
     edits = room.low_rank("augmented", lambda: method.fit(room.lm, room.case(room.token)))
     layer = round(0.5 * (room.lm.shape.layers - 1))
     return classics(room, "counterfactual-augmentation", {"ours": edits, "sham: random change": at_random(edits, 0)}, layer)
