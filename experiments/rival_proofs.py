@@ -59,6 +59,13 @@ ASKED_ABOUT = "reckless-drivers"
 LATER = 16  # tokens of a text after which a voice's prefix is no longer all the context there is
 TOKENS_A_PASS = 512  # a core's caches are small
 
+MARKED = "marked words of held-out sentences, rise in nats"
+OTHERS = "their other words' rise ÷ marked words' rise"
+PERPLEXITY = "WikiText-2 perplexity, %"
+WHOLE = "whole-sentence baseline's rise of WikiText-2 perplexity ÷ ours"
+PROBE = "probe for the token on held-out sentences, accuracy"
+CLOSED = "token's gap closed, share"
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -72,35 +79,35 @@ class Bar:
 
 
 BARS = (
-    Bar("transfer-unlearning", "marked words of held-out sentences, rise in nats", ">=", 1.0, "≥ 1.0"),
-    Bar("transfer-unlearning", "their other words' rise ÷ marked words' rise", "<=", 1 / 3, "≤ 1/3"),
-    Bar("transfer-unlearning", "WikiText-2 perplexity, %", "<=", 14.0, "≤ 10 [cal]"),
-    Bar("transfer-unlearning", "whole-sentence baseline's rise of WikiText-2 perplexity ÷ ours", ">=", 2.0, "≥ 2 [cal]"),
+    Bar("transfer-unlearning", MARKED, ">=", 1.0, "≥ 1.0"),
+    Bar("transfer-unlearning", OTHERS, "<=", 1 / 3, "≤ 1/3"),
+    Bar("transfer-unlearning", PERPLEXITY, "<=", 14.0, "≤ 10 [cal]"),
+    Bar("transfer-unlearning", WHOLE, ">=", 2.0, "≥ 2 [cal]"),
     Bar("transfer-unlearning", "StereoSet race, |SS − 50|", "<=", -1.0, "≤ −1 [cal]"),
     Bar("transfer-unlearning", "StereoSet race, LMS", ">=", -3.0, "≥ −3"),
     Bar("expert-pair", "StereoSet, |SS − 50|", "<=", -2.0, "≤ −2"),
     Bar("expert-pair", "StereoSet, LMS", ">=", -3.0, "≥ −3"),
-    Bar("expert-pair", "WikiText-2 perplexity, %", "<=", 10.0, "≤ 10"),
+    Bar("expert-pair", PERPLEXITY, "<=", 10.0, "≤ 10"),
     Bar("expert-pair", "anti-expert's rise of perplexity alone − in the pair, points", ">=", 10.0, "clearly more [cal]"),
     Bar("expert-pair", "SS with the pair swapped − as it is, points", ">=", 2.0, "sign turns"),
     Bar("self-debias-decay", "StereoSet gender, |SS − 50|", "<=", -1.0, "≤ −1"),
     Bar("self-debias-decay", "StereoSet gender, LMS", ">=", -3.0, "≥ −3"),
     Bar("self-debias-decay", "insulting texts' rise − plain texts', nats a token", ">=", 0.05, "≥ 0.05"),
-    Bar("self-debias-decay", "WikiText-2 perplexity, %", "<=", 15.0, "≤ 15 [cal]"),
+    Bar("self-debias-decay", PERPLEXITY, "<=", 15.0, "≤ 15 [cal]"),
     Bar("self-debias-decay", "self-diagnosis, area under the curve", ">=", 0.55, "≥ 0.55 [cal]"),
     Bar("bias-neurons", "top neurons, share that pushes the biased answer", ">=", 0.8, "≥ 0.8 [cal]"),
     Bar("bias-neurons", "accuracy, points", ">=", 3.0, "≥ 3 [cal]"),
     Bar("bias-neurons", "accuracy over five random prunings, points", ">=", 3.0, "≥ 3 [cal]"),
     Bar("bias-neurons", "disambiguated accuracy, points", ">=", -2.0, "≥ −2 [cal]"),
-    Bar("bias-neurons", "WikiText-2 perplexity, %", "<=", 10.0, "a guard"),
+    Bar("bias-neurons", PERPLEXITY, "<=", 10.0, "a guard"),
     Bar("self-debias-zero-shot", "conversations that keep the first turn, share", ">=", 1.0, "all"),
     Bar("self-debias-zero-shot", "conversations that a seed says again, share", ">=", 1.0, "all"),
-    Bar("inlp-projection", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance [cal]"),
-    Bar("inlp-projection", "token's gap closed, share", ">=", 0.44, "none [cal]"),
-    Bar("inlp-projection", "WikiText-2 perplexity, %", "<=", 13.5, "shown [cal]"),
-    Bar("counterfactual-augmentation", "probe for the token on held-out sentences, accuracy", "<=", 0.65, "chance [cal]"),
-    Bar("counterfactual-augmentation", "token's gap closed, share", ">=", 0.09, "none [cal]"),
-    Bar("counterfactual-augmentation", "WikiText-2 perplexity, %", "<=", 10.0, "shown [cal]"),
+    Bar("inlp-projection", PROBE, "<=", 0.65, "chance [cal]"),
+    Bar("inlp-projection", CLOSED, ">=", 0.44, "none [cal]"),
+    Bar("inlp-projection", PERPLEXITY, "<=", 13.5, "shown [cal]"),
+    Bar("counterfactual-augmentation", PROBE, "<=", 0.65, "chance [cal]"),
+    Bar("counterfactual-augmentation", CLOSED, ">=", 0.09, "none [cal]"),
+    Bar("counterfactual-augmentation", PERPLEXITY, "<=", 10.0, "shown [cal]"),
 )
 
 
@@ -404,10 +411,8 @@ def transfer_unlearning(room: Room) -> list[Row]:
                 for kind, examples in sets.items():
                     stereo[kind][arm] = nats_of(lm, flat(examples))
     made = [one for arm in arms for one in forgetting_rows(row, arm, sentences, prose)]
-    made.append(row(BARS[3].figure, "ours", price_ratio(prose["plain"], prose["ours"], prose["whole sentence"])))
-    made.append(
-        row(BARS[3].figure, "sham: neutral sentences", price_ratio(prose["plain"], prose["sham: neutral sentences"], prose["whole sentence"]))
-    )
+    made.append(row(WHOLE, "ours", price_ratio(prose["plain"], prose["ours"], prose["whole sentence"])))
+    made.append(row(WHOLE, "sham: neutral sentences", price_ratio(prose["plain"], prose["sham: neutral sentences"], prose["whole sentence"])))
     return made + [one for kind, examples in sets.items() for one in stereo_rows(row, f"StereoSet {kind}", examples, stereo[kind])]
 
 
@@ -420,7 +425,7 @@ def forgetting_rows(row: Callable[..., Row], arm: str, sentences: Mapping[str, n
         len(before), 0, len(before),
     )  # fmt: skip
     figures = (rise(before, after), share, perplexity_change(prose["plain"], prose[arm]))
-    return [row(bar.figure, arm, figure) for bar, figure in zip(BARS[:3], figures, strict=True)]
+    return [row(name, arm, figure) for name, figure in zip((MARKED, OTHERS, PERPLEXITY), figures, strict=True)]
 
 
 def price_ratio(plain: np.ndarray, ours: np.ndarray, baseline: np.ndarray) -> Estimate:
@@ -523,7 +528,6 @@ def expert(room: Room, side: str, texts: Sequence[str]) -> tuple[WeightEdit, ...
 
 
 DOMAIN_TYPES = ("gender", "profession", "race", "religion")
-PERPLEXITY = "WikiText-2 perplexity, %"
 
 
 def price_gap(plain: np.ndarray, ours: np.ndarray, baseline: np.ndarray) -> Estimate:
@@ -754,10 +758,6 @@ def closed(before: np.ndarray, after: np.ndarray) -> Estimate:
 
     sizes = (len(before), before.shape[1] - 1)
     return stats.closed_share(stats.estimate(lambda d: gap(after, d) / gap(before, d), *sizes, sizes[0] * sizes[1]))
-
-
-PROBE = "probe for the token on held-out sentences, accuracy"
-CLOSED = "token's gap closed, share"
 
 
 def classics(room: Room, system: str, arms: Mapping[str, Edits], layer: int) -> list[Row]:
