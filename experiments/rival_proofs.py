@@ -914,7 +914,8 @@ def markdown(rows: Sequence[Row], split: Split) -> str:
         others = "; ".join(f"{arm} {shown(row)}" for arm, row in arms.items())
         wanted = (f"{bar.side} {bar.limit:.3g}".replace(">=", "≥").replace("<=", "≤"), bar.proposed) if bar else ("", "")
         said = verdict(bar, ours, arms) if bar and ours else ""
-        text += f"| {system} | {figure} | {shown(ours) if ours else ''} | {others} | {wanted[0]} | {wanted[1]} | {said} |\n"
+        written = figure.replace("|", "\\|")
+        text += f"| {system} | {written} | {shown(ours) if ours else ''} | {others} | {wanted[0]} | {wanted[1]} | {said} |\n"
     return text
 
 
