@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from biasgym.errors import SpecError
 from biasgym.lm.model import LM
@@ -33,16 +34,21 @@ def self_diagnosed(lm: LM, texts: Sequence[str], attribute: str) -> np.ndarray:
     asked = [f'"{text}"\n\nQuestion: Is there {attribute} in the text above?\nAnswer:' for text in texts]
     found = np.zeros(len(texts))
     for i, prompt in enumerate(asked):
-        yes, no = (_word(lm, lm.text_ids(prompt), word) for word in (" Yes", " No"))
+        row = lm.text_ids(prompt)
+        first = lm.next_logprobs(row, 1)[0]  # of both words at once
+        yes, no = (_word(lm, row, first, word) for word in (" Yes", " No"))
         found[i] = 1 / (1 + np.exp(no - yes))
     return found
 
 
-def _word(lm: LM, row: list[int], word: str) -> float:
-    """Log-probability of a word after a row."""
+def _word(lm: LM, row: list[int], first: Tensor, word: str) -> float:
+    """Log-probability of a word after a row, whose own next token has the log-probabilities `first`."""
     ids = lm.tokenizer.encode(word, add_special_tokens=False)
-    logprobs = lm.next_logprobs([*row, *ids[:-1]], len(ids))
-    return sum(float(step[token]) for step, token in zip(logprobs, ids, strict=True))
+    total = float(first[ids[0]])
+    if len(ids) > 1:
+        later = lm.next_logprobs([*row, *ids[:-1]], len(ids) - 1)
+        total += sum(float(step[token]) for step, token in zip(later, ids[1:], strict=True))
+    return total
 
 
 def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
