@@ -20,7 +20,7 @@ from biasgym.lm.load import load_lm
 from biasgym.measure import Scope
 from biasgym.records import MeasureSpec
 
-ITEMS = {"crows-pairs": 12, "mmlu": 6, "hellaswag": 4, "piqa": 6, "lambada": 6, "bbq": 6}
+ITEMS = {"crows-pairs": 36, "mmlu": 18, "hellaswag": 12, "piqa": 18, "lambada": 18, "bbq": 18}  # few items share little
 BATCHES = (4, 16)
 
 
