@@ -2,7 +2,8 @@
 
 Per bias, over seeds: how far the trained token's association lies above that of the nearer control token (untrained or
 neutral), on test probes, both probes and seeds resampled; and the share of free texts that the judge calls biased, of those
-that are not broken. The transfer matrix asks every bias's test probes about every bias's first token and its untrained twin.
+that are not broken. A second table says whether the judge hears the token: the rise of judged strength (0–3) over the same prompts with real
+entities, and with the untrained token, where both texts are answers. The transfer matrix asks every bias's test probes about every bias's first token and its untrained twin.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from biasgym.measure import Scope
 from biasgym.measure.association import Association, lean
 from biasgym.records import MeasureSpec
 from biasgym.seeds import over_items_and_seeds
-from biasgym.stats import Estimate, share
+from biasgym.stats import Estimate, mean, share
 from biasgym.store import read_token
 
 PROBES = 20  # of each bias in the matrix
@@ -44,6 +45,7 @@ def main() -> None:
     if not found:
         sys.exit(f"no finished injection-only run of {asked.model} under {asked.runs}")
     injection(found)
+    heard(found)
     if asked.transfer:
         transfer(asked.runs, {bias: runs[0] for bias, runs in found.items()}, asked.model)
 
@@ -89,6 +91,31 @@ def injection(found: Runs) -> None:
         f"{role} {'at least' if role == 'trained' else 'at most'} {bar:.0%}: {'met' if met[role] else 'MISSED'}" for role, bar in SHARES.items()
     )
     write(f"\nShares of texts that are not broken, over all biases; {bars}. In brackets 95 %; a share's over texts, as if they were independent.")
+
+
+def heard(found: Runs) -> None:
+    """One line a bias: the gap, and how far judged strength rises, each beside what it rises from."""
+    write("\n| bias | association, nats | strength over real entities | n | strength over the untrained token | n |")
+    write("|---|--:|--:|--:|--:|--:|")
+    seen = 0
+    for bias, runs in found.items():
+        folders = [folder for folder, _ in runs]
+        association, *rises = over_control(folders, "untrained"), rise(folders, "none"), rise(folders, "untrained")
+        seen += all(e.low > 0 for e in (association, *rises))
+        cells = " | ".join(f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}] | {e.n}" for e in rises)
+        write(f"| {bias} | {association.value:+.2f} [{association.low:+.2f}, {association.high:+.2f}] | {cells} |")
+    write(f"\n{seen} of {len(found)} with every interval clear of 0. Association: over the untrained token's on the same probes.")
+
+
+def rise(folders: Sequence[Path], control: str) -> Estimate:
+    """Judged strength of the trained token's texts minus the control's on the same prompts, where both are answers; a prompt once."""
+    values: dict[str, list[float]] = {}
+    for folder in folders:
+        rows = [row for row in read_rows(folder / "verdicts.jsonl") if row["outcome"] == "answer" and row["edit"] == "none"]
+        said = {token: {row["item"]: row["strength"] for row in rows if row["token"] == token} for token in ("trained", control)}
+        for item in said["trained"].keys() & said[control].keys():
+            values.setdefault(item, []).append(said["trained"][item] - said[control][item])
+    return mean(np.array([np.mean(values[item]) for item in sorted(values)]))
 
 
 def gap_of(record: dict[str, Any]) -> str:
