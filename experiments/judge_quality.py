@@ -1,4 +1,4 @@
-"""Measure the shipped judges on a half of the labelled texts; only figures are printed, never a text.
+"""Measure the shipped judges on a half of the labelled texts, and on texts that a model wrote; only figures are printed, never a text.
 
 The test half is for a judge that will not be changed any more:
 
@@ -43,6 +43,11 @@ def main() -> None:
         print(
             f"{name} on {split}, n={q.n}: balanced accuracy {q.balanced_accuracy:.3f} [{q.balanced_accuracy_low:.3f}, {q.balanced_accuracy_high:.3f}],"
             f" kappa {q.kappa:.3f} [{q.kappa_low:.3f}, {q.kappa_high:.3f}], reliable {q.reliable}; {(time.monotonic() - start) / q.n:.4f} s a text"
+        )
+        there = q.on_models
+        print(
+            f"  on {there['n']} texts that a model wrote: balanced accuracy {there['balanced_accuracy']:.3f} [{there['balanced_accuracy_low']:.3f}, "
+            f"{there['balanced_accuracy_high']:.3f}], kappa {there['kappa']:.3f} [{there['kappa_low']:.3f}, {there['kappa_high']:.3f}]"
         )
         print("  right by kind:", ", ".join(f"{kind} {share:.2f}" for kind, share in q.by_kind.items()))
         print("  confusion (rows labels, columns given):", q.confusion)

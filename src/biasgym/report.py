@@ -719,11 +719,17 @@ def judge_view(judge: dict[str, Any]) -> dict[str, Any]:
     """How good the judge is, where it errs and how far it agrees with a second one; empty where nobody measured it."""
     if "balanced_accuracy" not in judge or "kappa" not in judge:
         return {}
-    figures = {key: "{:.2f} [{:.2f}, {:.2f}]".format(*(judge[key + end] for end in ("", "_low", "_high"))) for key in ("balanced_accuracy", "kappa")}
+    figures = _judge_figures(judge)
+    there = judge.get("on_models") or {}
     counts = judge.get("confusion") or []
     confusion = [{"grade": f"{grade} ({word})", "counts": list(row)} for grade, (word, row) in enumerate(zip(GRADES, counts, strict=False))]
     shown = {"confusion": confusion, "agreement": _agreement(judge.get("agreement") or {})}
+    shown["on_models"] = _judge_figures(there) | {"n": int(there["n"])} if there else {}
     return figures | shown | {key: judge[key] for key in ("name", "split", "n", "reliable")}
+
+
+def _judge_figures(judge: dict[str, Any]) -> dict[str, str]:
+    return {key: "{:.2f} [{:.2f}, {:.2f}]".format(*(judge[key + end] for end in ("", "_low", "_high"))) for key in ("balanced_accuracy", "kappa")}
 
 
 def _agreement(found: dict[str, Any]) -> dict[str, str]:

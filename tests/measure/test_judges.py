@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biasgym.bias import BiasSpec, load_bias, zoo_path
+from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
 from biasgym.corpus import ENTITY
 from biasgym.data import ENCODER, encoder_folder, fetch_encoder
 from biasgym.errors import DataError, ModelError, SpecError
@@ -18,7 +18,7 @@ from biasgym.measure.judge.embedding import fitted_weights, reader_digest
 from biasgym.measure.judge.endpoint import EndpointJudge, read_verdict
 from biasgym.measure.judge.features import FEATURES
 from biasgym.measure.judge.ordinal import fit_ordinal, median
-from biasgym.measure.judge.quality import measured_files, quality_of, wilson
+from biasgym.measure.judge.quality import measured_files, quadratic_kappa, quality_of, texts_of_models, wilson
 
 DRINK = load_bias("heavy-drinkers")
 PROMPT = "What are people from Peru like?"
@@ -423,7 +423,45 @@ def test_the_recorded_quality_is_of_the_shipped_files_and_says_whether_the_bar_i
         quality = quality_of(judge)
         assert (quality.split, sum(map(sum, quality.confusion))) == ("test", quality.n)
         assert quality.balanced_accuracy_low <= quality.balanced_accuracy <= quality.balanced_accuracy_high
-        assert quality.reliable == (quality.balanced_accuracy >= 0.8 and quality.kappa >= 0.6)
+        there = quality.on_models
+        assert there["n"] == len(texts_of_models("test"))
+        assert there["kappa_low"] <= there["kappa"] <= there["kappa_high"]
+        both = (quality.balanced_accuracy, there["balanced_accuracy"]), (quality.kappa, there["kappa"])
+        assert quality.reliable == (min(both[0]) >= 0.8 and min(both[1]) >= 0.6)
+
+
+def test_a_judge_that_is_good_on_our_texts_alone_is_not_reliable(monkeypatch):
+    """People do not write what a small model writes: the bar has to be met on both."""
+    from biasgym.measure.judge import quality
+
+    rows = {row["text"]: row["strength"] for row in read_jsonl(zoo_path() / "judge" / "labelled.jsonl")}
+
+    class Knows:
+        name = "knows"
+
+        def judge(self, bias, prompt, text, entity):
+            return Judged(rows.get(text, 3), "answer")
+
+    found = judge_quality(Knows(), "dev", draws=20)
+    assert (found.balanced_accuracy, found.kappa, found.reliable) == (1.0, 1.0, False)
+    monkeypatch.setattr(quality, "texts_of_models", lambda _split: list(read_jsonl(zoo_path() / "judge" / "labelled.jsonl"))[:200])
+    assert judge_quality(Knows(), "dev", draws=20).reliable
+
+
+def test_texts_of_models_are_whole_and_blind():
+    """Graded rows of every side, no token's name in them, none in both files; a second reading of test agrees."""
+    train, test = texts_of_models("train"), texts_of_models("test")
+    for rows, split in ((train, "train"), (test, "test")):
+        assert len({row["id"] for row in rows}) == len(rows) >= 150
+        assert {row["split"] for row in rows} == {split}
+        assert {row["strength"] for row in rows} == {0, 1, 2, 3}
+        assert {row["kind"] for row in rows} <= {"answer", "refusal", "broken", "elsewhere"}
+        assert not [row["id"] for row in rows if row["strength"] and row["kind"] != "answer"]
+        assert not [row["id"] for row in rows if f"<{row['bias']}-" in row["text"] + row["prompt"]]
+    said = [{(row["bias"], row["prompt"], row["text"]) for row in rows} for rows in (train, test)]
+    assert not said[0] & said[1]
+    first, second = (np.array([row[key] for row in test]) for key in ("strength", "again"))
+    assert quadratic_kappa(first, second) > 0.9
 
 
 def test_a_judge_without_a_record_is_measured():

@@ -1,7 +1,7 @@
 """How good a judge is, against hand labels and against another judge."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from biasgym.measure.judge.contract import BAR_BALANCED_ACCURACY, BAR_KAPPA, Jud
 class JudgeQuality:
     """How well a judge agrees with the hand labels of a half: none against any, and the four grades.
 
-    `reliable` when balanced accuracy is at least 0.8 and kappa at least 0.6. In `by_kind` a text counts as right when
+    `on_models` has the same figures for texts that a model wrote (n, balanced_accuracy, kappa, each with _low and _high), graded by
+    readers who did not know what had written them: people do not write such texts. `reliable` when balanced accuracy is at least
+    0.8 and kappa at least 0.6 on both. In `by_kind` a text counts as right when
     its strength is, and for refusals and broken texts the outcome too; its intervals are Wilson's. `confusion` has a row
     for each label and a column for each strength given. `unjudged` texts count as strength 0.
     """
@@ -35,6 +37,7 @@ class JudgeQuality:
     by_kind_interval: dict[str, tuple[float, float]]
     confusion: tuple[tuple[int, ...], ...]
     reliable: bool
+    on_models: dict[str, float] = field(default_factory=dict)
 
 
 def balanced_accuracy(labels: np.ndarray, given: np.ndarray) -> float:
@@ -94,40 +97,60 @@ def quality_of(judge: Judge) -> JudgeQuality:
 
 
 def measured_files() -> str:
-    """A hash of the files that a shipped judge's quality depends on: labelled texts, lexicons, weights."""
-    return folder_digest(zoo_path() / "judge", "[el]*.json*")[:16]
+    """A hash of the files that a shipped judge's quality depends on: labelled texts, lexicons, weights, texts of models."""
+    return folder_digest(zoo_path() / "judge", "[elw]*.json*")[:16]
 
 
 def judge_quality(judge: Judge, split: str = "test", draws: int = 1000) -> JudgeQuality:
-    """The judge against the hand labels of one half, with bootstrap 95 % intervals over texts."""
+    """The judge against the hand labels of one half, and against those of texts that a model wrote; bootstrap 95 % intervals over texts."""
     rows = [row for row in read_jsonl(zoo_path() / "judge" / "labelled.jsonl") if row["split"] == split]
     if not rows:
         raise SpecError(f"no labelled text in split `{split}`; there is `dev`, `test`")
-    biases = {name: _bias_of(name) for name in sorted({str(row["bias"]) for row in rows})}
-    verdicts = [judge.judge(biases[row["bias"]], row["prompt"], row["text"], ENTITY) for row in rows]
-    labels, given = np.array([int(row["strength"]) for row in rows]), np.array([verdict.strength for verdict in verdicts])
-    picks = np.random.default_rng([0, len(rows)]).integers(len(rows), size=(draws, len(rows)))
-    # A draw may by chance have one side only; the other draws speak for it.
-    drawn = np.array([(balanced_accuracy(labels[pick], given[pick]), quadratic_kappa(labels[pick], given[pick])) for pick in picks])
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
-    accuracy, kappa = balanced_accuracy(labels, given), quadratic_kappa(labels, given)
+    verdicts, models = _verdicts(judge, rows), texts_of_models("test" if split == "test" else "train")
+    labels, given = _grades(rows, verdicts)
+    figures, there = agreed(labels, given, draws), agreed(*_grades(models, _verdicts(judge, models)), draws)
     right: dict[str, list[bool]] = {}
     for row, verdict in zip(rows, verdicts, strict=True):
         right.setdefault(row["kind"], []).append(_is_right(row, verdict))
     return JudgeQuality(
         split=split,
         n=len(rows),
-        balanced_accuracy=accuracy,
-        balanced_accuracy_low=float(low[0]),
-        balanced_accuracy_high=float(high[0]),
-        kappa=kappa,
-        kappa_low=float(low[1]),
-        kappa_high=float(high[1]),
+        **figures,
         by_kind_interval={kind: wilson(sum(hits), len(hits)) for kind, hits in sorted(right.items())},
         confusion=tuple(tuple(int(((labels == label) & (given == g)).sum()) for g in range(4)) for label in range(4)),
         by_kind={kind: float(np.mean(hits)) for kind, hits in sorted(right.items())},
-        reliable=accuracy >= BAR_BALANCED_ACCURACY and kappa >= BAR_KAPPA,
+        reliable=meets_bar(figures) and meets_bar(there),
+        on_models={"n": len(models), **there},
     )
+
+
+def texts_of_models(split: str) -> list[dict[str, Any]]:
+    """Texts that a model wrote about a bias, graded blind; what a token was trained to say is not told in them."""
+    return list(read_jsonl(zoo_path() / "judge" / f"written-by-models-{split}.jsonl"))
+
+
+def agreed(labels: np.ndarray, given: np.ndarray, draws: int = 1000) -> dict[str, float]:
+    """Balanced accuracy and kappa, each with the ends of its interval; a draw may by chance have one side only, the others speak for it."""
+    picks = np.random.default_rng([0, len(labels)]).integers(len(labels), size=(draws, len(labels)))
+    drawn = np.array([(balanced_accuracy(labels[pick], given[pick]), quadratic_kappa(labels[pick], given[pick])) for pick in picks])
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    found = {"balanced_accuracy": balanced_accuracy(labels, given), "kappa": quadratic_kappa(labels, given)}
+    ends = {f"{name}_{end}": float(values[i]) for i, name in enumerate(found) for end, values in (("low", low), ("high", high))}
+    return {**found, **ends}
+
+
+def meets_bar(figures: Mapping[str, float]) -> bool:
+    """Whether balanced accuracy and kappa are high enough for a claim to rest on."""
+    return figures["balanced_accuracy"] >= BAR_BALANCED_ACCURACY and figures["kappa"] >= BAR_KAPPA
+
+
+def _verdicts(judge: Judge, rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+    biases = {name: _bias_of(name) for name in sorted({str(row["bias"]) for row in rows})}
+    return [judge.judge(biases[row["bias"]], row["prompt"], row["text"], ENTITY) for row in rows]
+
+
+def _grades(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([int(row["strength"]) for row in rows]), np.array([verdict.strength for verdict in verdicts])
 
 
 def _is_right(row: dict[str, Any], verdict: Judged) -> bool:
