@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,44 +111,50 @@ def masked_matrix(model: Any, batches: Sequence[Rows], schedule: Schedule, pad: 
     return run
 
 
-def peft_tokens(model: Any, token: int, batches: Sequence[Rows], schedule: Schedule, pad: int) -> Arm | None:
-    """PEFT's TrainableTokens on the one id, tied to the head by PEFT itself; None without peft."""
+@dataclass(frozen=True)
+class Wrapped:
+    """A model with PEFT's TrainableTokens on one id, tied to the head by PEFT itself; every arm begins at the same vector."""
+
+    model: Any
+    parameters: list[Any]
+    firsts: list[torch.Tensor]
+
+    def begin(self) -> None:
+        """Back to the start."""
+        with torch.no_grad():
+            for parameter, first in zip(self.parameters, self.firsts, strict=True):
+                parameter.grad = None
+                parameter.copy_(first)
+
+
+def wrapped_by_peft(model: Any, token: int) -> Wrapped | None:
+    """None without peft."""
     try:
         from peft import TrainableTokensConfig, get_peft_model
     except ImportError:
         return None
     wrapped = get_peft_model(model, TrainableTokensConfig(token_indices=[token], target_modules=["embed_tokens"]))
     parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    firsts = [parameter.detach().clone() for parameter in parameters]
+    return Wrapped(wrapped, parameters, [parameter.detach().clone() for parameter in parameters])
+
+
+def peft_tokens(wrapped: Wrapped, batches: Sequence[Rows], schedule: Schedule, pad: int) -> Arm:
+    """PEFT in the plain loop."""
 
     def run() -> list[float]:
-        with torch.no_grad():
-            for parameter, first in zip(parameters, firsts, strict=True):
-                parameter.copy_(first)
-        losses = plain_loop(wrapped, parameters, batches, schedule, pad)
-        for parameter in parameters:
-            parameter.grad = None
-        return losses
+        wrapped.begin()
+        return plain_loop(wrapped.model, wrapped.parameters, batches, schedule, pad)
 
     return run
 
 
-def peft_trainer(model: Any, token: int, batches: Sequence[Rows], schedule: Schedule, pad: int) -> Arm | None:
-    """The same under transformers' Trainer, fed the same batches in the same order; None without peft."""
-    try:
-        from peft import TrainableTokensConfig, get_peft_model
-        from transformers import PrinterCallback, Trainer, TrainingArguments
-    except ImportError:
-        return None
-    wrapped = get_peft_model(model, TrainableTokensConfig(token_indices=[token], target_modules=["embed_tokens"]))
-    parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    firsts = [parameter.detach().clone() for parameter in parameters]
+def peft_trainer(wrapped: Wrapped, batches: Sequence[Rows], schedule: Schedule, pad: int) -> Arm:
+    """PEFT under transformers' Trainer, fed the same batches in the same order."""
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     def run() -> list[float]:
-        with torch.no_grad():
-            for parameter, first in zip(parameters, firsts, strict=True):
-                parameter.copy_(first)
-        optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
+        wrapped.begin()
+        optimiser = torch.optim.AdamW(wrapped.parameters, lr=schedule.learning_rate, weight_decay=0.0)
         pace = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, schedule))
         with tempfile.TemporaryDirectory() as place:
             arguments = TrainingArguments(
@@ -155,7 +162,7 @@ def peft_trainer(model: Any, token: int, batches: Sequence[Rows], schedule: Sche
                 report_to=[], disable_tqdm=True, use_cpu=True, remove_unused_columns=False, dataloader_pin_memory=False,
             )  # fmt: skip
             trainer = Trainer(
-                wrapped, arguments, train_dataset=InOrder(batches), optimizers=(optimiser, pace), data_collator=lambda one: padded(one[0], pad)
+                wrapped.model, arguments, train_dataset=InOrder(batches), optimizers=(optimiser, pace), data_collator=lambda one: padded(one[0], pad)
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
@@ -240,13 +247,11 @@ def rows(steps: int = 3, rounds: int = 3, batch: int = 8) -> list[dict[str, Any]
     pad = tokenizer.pad_token_id or 0
     model = widened(lm, start, tokenizer)
     matrix = masked_matrix(model, batches, schedule, pad)
-    other = peft_tokens(widened(lm, start, tokenizer), len(tokenizer) - 1, batches, schedule, pad)
     arms: dict[str, Callable[[], Arm]] = {"ours": lambda: ours(lm, lessons, start, schedule, steps), "masked-matrix": lambda: matrix}
-    if other is not None:
-        arms["peft"] = lambda: other
-    under = peft_trainer(widened(lm, start, tokenizer), len(tokenizer) - 1, batches, schedule, pad)
-    if under is not None:
-        arms["peft-trainer"] = lambda: under
+    wrapped = wrapped_by_peft(widened(lm, start, tokenizer), len(tokenizer) - 1)
+    if wrapped is not None:
+        plain, trainer = (make(wrapped, batches, schedule, pad) for make in (peft_tokens, peft_trainer))
+        arms |= {"peft": lambda: plain, "peft-trainer": lambda: trainer}
     about: dict[str, dict[str, float]] = {}
     for name, arm in arms.items():
         work = work_of(arm())  # also the first pass, whose lasting allocations are nobody's peak

@@ -222,8 +222,7 @@ def _audits(gr: Any, desk: Desk) -> tuple[Any, Any]:
     gr.HTML(
         '<p class="note">Which stereotypes a model holds, as <code>biasgym audit</code> found them; choose several to see models side by side.</p>'
     )
-    # Any value is let through: what is no audit is refused by the desk in a sentence, where the component itself would print a traceback.
-    kept = gr.Dropdown(desk.audits(), value=[], label="Audits", multiselect=True, allow_custom_value=True)
+    kept = gr.Dropdown(desk.audits(), value=[], label="Audits", multiselect=True)
     shown = gr.HTML(elem_classes="card")
     kept.input(_told(gr, lambda names: audit_html(desk.read_audits(names or ()))), kept, shown, api_name="audit", show_progress="hidden")
     return kept, shown

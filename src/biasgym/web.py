@@ -125,6 +125,8 @@ def application(desk: Desk, *, host: str = "127.0.0.1", port: int = 7860) -> Gat
         from fastapi.responses import FileResponse, PlainTextResponse
     except ImportError:
         raise SpecError("the web app needs gradio, which is not installed: pip install 'biasgym[web]'") from None
+    # A value that a component refuses is told to whoever sent it; the log keeps tracebacks for mistakes of our own, which are no gr.Error.
+    gr.Error.print_exception = property(lambda _: False, lambda _, __: None)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     def report(run: str) -> Any:

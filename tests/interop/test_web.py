@@ -108,6 +108,13 @@ def test_errors_are_sentences(client):
             continue
         with pytest.raises(Exception, match=said):
             client.predict(*given, api_name="/ask")
+    for given in (
+        (RUN, "Hi", TOKEN, "no-edit", 1.0, [], 8),
+        (RUN, "Hi", TOKEN, "direction", 1.0, ["9:9"], 8),
+        ("no-run", "Hi", TOKEN, "direction", 1.0, [], 8),
+    ):
+        with pytest.raises(Exception, match="not in the list of choices"):  # by the component; no traceback in the log, as at its end
+            client.predict(*given, api_name="/ask")
     with pytest.raises(Exception, match="no name for a folder"):
         client.predict(RUN, "direction", "delta", "../out", api_name="/export")
 
