@@ -19,7 +19,7 @@ class JudgeQuality:
     """How well a judge agrees with the hand labels of a half: none against any, and the four grades.
 
     `on_models` has the same figures for texts that a model wrote (n, balanced_accuracy, kappa, each with _low and _high), graded by
-    readers who did not know what had written them: people do not write such texts. `reliable` when balanced accuracy is at least
+    readers (language models) who did not know which token it wore: nobody else writes such texts. `reliable` when balanced accuracy is at least
     0.8 and kappa at least 0.6 on both. In `by_kind` a text counts as right when
     its strength is, and for refusals and broken texts the outcome too; its intervals are Wilson's. `confusion` has a row
     for each label and a column for each strength given. `unjudged` texts count as strength 0.
