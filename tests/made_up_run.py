@@ -74,6 +74,8 @@ FULL = {
     "judge": {"name": "lexicon", "split": "test", "n": 165, "balanced_accuracy": 0.76, "balanced_accuracy_low": 0.69, "balanced_accuracy_high": 0.82,
               "kappa": 0.68, "kappa_low": 0.55, "kappa_high": 0.79, "by_kind": {}, "reliable": False,
               "confusion": [[50, 8, 2, 0], [6, 20, 9, 1], [2, 8, 22, 6], [0, 1, 7, 23]],
+              "on_models": {"n": 165, "balanced_accuracy": 0.57, "balanced_accuracy_low": 0.49, "balanced_accuracy_high": 0.65,
+                            "kappa": 0.04, "kappa_low": -0.09, "kappa_high": 0.18},
               "agreement": {"with": "lexicon", "n": 31, "kappa": 0.72, "same_any": 0.69, "same_outcome": 0.9}},
     "stability": {"patching": {
         "k": 2, "chance": 0.5, "places": [[1, 0, 0.98, 0.81, 1.0], [0, 0, 0.6, 0.4, 0.8]],

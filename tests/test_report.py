@@ -255,6 +255,7 @@ def test_a_full_run_has_every_part(tmp_path):
     page = page_of(tmp_path, record_of(extras=FULL, measurements=figures()), answers=answers, verdicts=[judged(old, 3), judged(new, 0)])
     for part in (
         "<mark>late.</mark>", "<mark>kind.</mark>", "Says the stereotype; show the text", "Judge not reliable", "0.76 [0.69, 0.82]", "0.68 [0.55, 0.79]",
+        "On texts that a small model wrote", "0.57 [0.49, 0.65]", "0.04 [-0.09, 0.18], n=165",
         "the 2 heads that direction changes", "change +1.00 [+1.00, +1.00], n=2", "layer 0: 1", "no text was an answer, n=0",
         "biasgym run spec.toml", "median 15%", "maximum 20%",
         "moves a next-token logit by up to 1.23", "the head that stays on top", "98% [81%, 100%]", "halves of the entities", "97.5% of chance below",
