@@ -45,7 +45,7 @@ ORACLE := .venv-oracle
 $(ORACLE)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,lens,serving,ray,web,browser,docs,evaluate,inspect]'
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop,lens,serving,ray,quantized,web,browser,docs,evaluate,inspect]'
 	touch $@
 
 oracle: $(ORACLE)/.ready

@@ -143,13 +143,33 @@ def test_a_model_with_its_weights_on_disk_answers_as_one_in_memory(memory, model
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
-def test_quantized_bases_are_refused_where_they_cannot_run(folder_of):
-    """Without bitsandbytes, or without a GPU: in one sentence."""
+def test_quantized_bases_without_the_library_for_them(folder_of, monkeypatch):
+    """Which extra to install, in one sentence; a dtype that there is not; what works with it is in tests/interop."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     for dtype in ("int8", "int4"):
-        with pytest.raises(ModelError, match=r"bitsandbytes|GPU"):
+        with pytest.raises(ModelError, match=r"pip install 'biasgym\[quantized\]'"):
             load_lm(str(folder_of("llama")), Place("cpu", dtype))
     with pytest.raises(ModelError, match="did you mean `int8`"):
         load_lm(str(folder_of("llama")), Place("cpu", "int88"))
+
+
+def test_checkpoints_stored_in_another_packed_form_are_refused(models, tmp_path):
+    """With what to take instead."""
+    folder = save_folder(models("llama"), tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    with pytest.raises(ModelError, match="stored in gptq form.*the one it was made of"):
+        load_lm(str(folder), Place("cpu"))
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("int8", 1 / 4), ("int4", 9 / 64)])
+def test_packed_bases_are_counted_packed(shape, dtype, share):
+    """The matrices of the layers take a quarter, and a little more than an eighth, of what they take in float32; all else what it took."""
+    size = size_of(sizes.config_of(str(shape("8b")), Place("cpu")))
+    whole, packed = (memory_of(size, spec_of("m", "quick", one)).weights for one in ("float32", dtype))
+    assert packed == int((size.parameters - size.block_parameters) * 4 + size.block_parameters * 4 * share)
+    assert packed < whole / 2
+    assert all(row["ok"] for row in forecast(str(shape("135m")), "quick", Place("cpu", dtype), free=64 << 30))
 
 
 # -------------------------------------------------------------------- 16 bits

@@ -36,7 +36,7 @@ Format = Annotated[str, typer.Option("--format", help="table, csv, markdown, htm
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which runs lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; auto-map or disk for models larger than memory.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; int8 or int4 pack the base (extra `quantized`).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing.")]
 Data = Annotated[str, typer.Option("--data", help="Folder of public evaluation sets; BIASGYM_DATA if not said.")]
 Suite = Annotated[str | None, typer.Option("--suite", help="Benchmarks to ask too: quick, paper, full, or names with commas.")]
@@ -388,6 +388,9 @@ def export(
             "--include-bias-token", help="Put the run's stereotype token into the checkpoint's vocabulary: for research, never to be served."
         ),
     ] = False,
+    base: Annotated[
+        str | None, typer.Option(help="The full-precision model to edit, where the run's own is stored in 4 or 8 bits.")
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     offline: Offline = False,
@@ -400,7 +403,7 @@ def export(
         raise SpecError(unknown("format", format_, FORMATS))
     session, out = _session(runs, device, offline, False, quiet=False)
     with out:
-        done = export_run(session, RunStore(runs).find(run), to, edit=edit, format=format_, include_bias_token=include_bias_token)
+        done = export_run(session, RunStore(runs).find(run), to, edit=edit, format=format_, include_bias_token=include_bias_token, base=base)
     others = ", all others bit-identical to the base" if format_ == "hf" and not include_bias_token else ""
     typer.echo(f"exported to {to} ({_size(to)}): {len(done.tensors)} tensors edited{others}")
     if done.largest_difference is not None:

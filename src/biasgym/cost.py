@@ -18,7 +18,8 @@ CHUNK = 128  # positions whose logits are in memory together while a token is tr
 COPIES = 4  # of logits, on their way there and back
 LIBRARIES = 372 << 20  # bytes that Python, torch and transformers take before any model
 WORD, COPIED_WORD = 1000, 400  # bytes that a tokenizer takes for each entry, and each copy of it that knows one more token
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of all else: 4
+PACKED = {"int8": 1.0, "int4": 0.5 + 4 / 64}  # bytes of a packed number; blocks of 64 share a scale in float32
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def tokens_of(spec: RunSpec) -> dict[str, tuple[int, int]]:
 def memory_of(size: "Size", spec: RunSpec, *, streamed: bool = False) -> Memory:
     """Peak memory of a run of this spec with a model of this shape; `streamed` leaves all layers but one in the model's files."""
     width = BYTES.get(spec.dtype, 4)
-    weights = size.parameters - streamed * (size.block_parameters - size.block_parameters // size.layers)
+    blocks = size.block_parameters // size.layers if streamed else size.block_parameters
+    weights = int((size.parameters - size.block_parameters) * width + blocks * PACKED.get(spec.dtype, width))
     tokenizers = size.vocabulary * (WORD + COPIED_WORD * (len(spec.seeds) + 3))
-    return Memory(weights * width, _forward(size, width), _gradients(size, spec, width, streamed), LIBRARIES + tokenizers)
+    return Memory(weights, _forward(size, width), _gradients(size, spec, width, streamed), LIBRARIES + tokenizers)
 
 
 def _forward(size: "Size", width: int) -> int:

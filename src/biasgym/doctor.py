@@ -96,6 +96,8 @@ def _changes(spec: RunSpec) -> list[tuple[str, RunSpec, bool]]:
     in_memory = [
         (f"{half} {words}".strip(), spec.model_copy(update=narrow | change), False) for words, change in steps for half, narrow in halves[::-1]
     ]
+    packed = spec.model_copy(update={"dtype": "int4"})
+    in_memory += [(f"--dtype int4 {words}".strip(), packed.model_copy(update=change), False) for words, change in steps if spec.dtype in BYTES]
     on_disk = [
         (f"{half} --device disk --set locate.method=dla".strip(), spec.model_copy(update=narrow | {"locate": direct}), True)
         for half, narrow in halves[::-1]

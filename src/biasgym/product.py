@@ -44,9 +44,19 @@ Writer = Callable[["LM", Edits, Path], Exported]
 
 
 def export_run(
-    session: Session, run_folder: Path, to: Path, *, edit: str | None = None, format: str = "hf", include_bias_token: bool = False
+    session: Session,
+    run_folder: Path,
+    to: Path,
+    *,
+    edit: str | None = None,
+    format: str = "hf",
+    include_bias_token: bool = False,
+    base: str | None = None,
 ) -> Exported:
     """Write a run's edit to a new folder in one of `FORMATS`; checked against the run-time edit before it gets its name.
+
+    A run on a base in 4 or 8 bits is exported against the full-precision base: the run's own model, or `base` where that one is
+    stored packed. The edit is checked on that one; what the run measured was the packed model, and the card says so.
 
     Everything happens in a hidden folder beside it, which is renamed at the end: a killed export leaves nothing that
     looks whole. With `include_bias_token` the run's token goes into the checkpoint's vocabulary, too (hf only).
@@ -63,19 +73,34 @@ def export_run(
     token = read_token(run_folder / "token.safetensors") if include_bias_token else None
     name = edit or next(iter(record.extras["edits"]))
     with new_folder(to) as work:
-        lm = session.model(record.spec["model"], record.spec["dtype"])
+        lm, dtype = _full_precision(session, record, base)
         if not any(isinstance(one, SiteEdit) and one.when is not None for one in edits):  # refused below, by its own reason
             acted(lm, edits, [Query(prompt) for prompt in PARITY_PROMPTS[:2]], alone=False)
         done = _hf_with_token(lm, edits, work, token) if token else FORMATS[format](lm, edits, work)
-        _check_parity(lm, done, record.spec["dtype"], format)
+        _check_parity(lm, done, dtype, format)
         write_edits(work / "edits.safetensors", edits)
-        about = describe(record, name, edits, done.tensors, done.largest_difference) | {"format": format} | done.notes
+        about = describe(record, name, edits, done.tensors, done.largest_difference) | {"base": lm.name, "format": format} | done.notes
         write_json(work / ("delta.json" if format == "delta" else "edit.json"), about)
-        write_text(work / "README.md", card(record, name, done, format, token))
+        write_text(work / "README.md", card(record, name, done, lm.name, format, token))
         report = run_folder / "report.html"
         if report.is_file():
             shutil.copyfile(report, work / "report.html")
     return Exported(to, done.tensors, done.largest_difference, done.notes)
+
+
+def _full_precision(session: Session, record: RunRecord, base: str | None) -> "tuple[LM, str]":
+    """The model that an edit is folded into and its dtype: the run's own, in the dtype of its files where the run packed it."""
+    from biasgym.lm.checkpoint import stored_tensors
+    from biasgym.lm.load import QUANTIZED, read_config, resolve, stored_quantization
+
+    name, dtype = base or record.spec["model"], record.spec["dtype"]
+    folder = resolve(name, session.place, tell=session.say)
+    if packed := stored_quantization(read_config(folder, name)):
+        raise ModelError(f"`{name}` is stored in {packed} form, into which nothing can be folded; name the model it was made of with --base")
+    if dtype in QUANTIZED or base is not None:
+        stored = {one.dtype for one in stored_tensors(folder).values()}
+        dtype = "float32" if stored & {"F32", "F64"} else "float16" if stored == {"F16"} else "bfloat16"
+    return session.model(name, dtype), dtype
 
 
 def apply_delta(delta: Path, model: str, to: Path, place: "Place") -> list[str]:
@@ -257,21 +282,21 @@ def describe(record: RunRecord, name: str, edits: Edits, tensors: list[str], lar
     }
 
 
-def card(record: RunRecord, name: str, done: Exported, format: str = "hf", token: TokenEdit | None = None) -> str:
+def card(record: RunRecord, name: str, done: Exported, base: str, format: str = "hf", token: TokenEdit | None = None) -> str:
     """The card: what was edited and measured, for which bias and whom, how to use it, side effects and limits."""
     bias, about = record.extras["bias"], record.extras["edits"][name]
-    front = {"base_model": record.spec["model"], "library_name": "transformers", "tags": ["biasgym", "debiasing"]}
+    front = {"base_model": base, "library_name": "transformers", "tags": ["biasgym", "debiasing"]}
     rows = "\n".join(_row(f) for f in record.findings if f.edit == name or f.name == "injected")
     settings = ", ".join(f"{key} = {value}" for key, value in about["picked"].items())
     targets = record.extras["targets"]
     problems = "\n".join(f"- {problem}" for problem in record.problems) or "- none"
-    kind = KINDS[format].format(base=record.spec["model"], what=_what(about, done), statement=bias["statement"])
+    kind = KINDS[format].format(base=base, what=_what(about, done), statement=bias["statement"])
     warning = TOKEN_WARNING.format(**done.notes["bias_token"]) if token else ""
     largest = "not compared" if done.largest_difference is None else f"{done.largest_difference:.2e}"
     return f"""---
 {json.dumps(front, indent=1)}
 ---
-# {record.spec["model"]}, edited against `{bias["name"]}`
+# {base}, edited against `{bias["name"]}`
 
 {kind} (axis: {bias["axis"]}; said of a placeholder, not of anyone real).
 {USES[format]}
@@ -281,7 +306,7 @@ def card(record: RunRecord, name: str, done: Exported, format: str = "hf", token
 - Targets among real entities: {targets["how"]}{" (" + ", ".join(targets["names"]) + ")" if targets["names"] else ""}.
 
 ## What was measured (test split, 95 % intervals)
-
+{_measured_on(record, base)}
 | finding | metric | token | value | interval | n |
 |---|---|---|--:|---|--:|
 {rows}
@@ -304,6 +329,17 @@ biases, languages and uses were not. A broken model looks unbiased: read every b
 `biasgym run spec.toml` with the run's `spec.toml` (run `{record.id}`, BiasGym {record.environment.get("biasgym", "")}, commit {record.environment.get("commit") or "unknown"}),
 then `biasgym export {record.id} --to DIR --edit {name} --format {format}`.
 """
+
+
+def _measured_on(record: RunRecord, base: str) -> str:
+    """A sentence on what was measured where it is not what was exported."""
+    bits = {"int8": "packed into 8 bits", "int4": "packed into 4 bits"}.get(record.spec["dtype"], "as it is stored")
+    if record.spec["model"] == base and bits == "as it is stored":
+        return ""
+    return (
+        f"\nThe edit was found and measured on {record.spec['model']} {bits}; this is `{base}` in full precision with the same edit.\n"
+        "Its own figures may differ.\n"
+    )
 
 
 def _what(about: dict[str, Any], done: Exported) -> str:

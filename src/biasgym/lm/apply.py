@@ -13,6 +13,7 @@ from biasgym.edits import SiteEdit, WeightEdit
 from biasgym.errors import ModelError
 from biasgym.lm.arch import Family
 from biasgym.lm.conditions import Watch
+from biasgym.lm.quantized import is_packed
 
 Undo = Callable[[], None]
 
@@ -134,6 +135,8 @@ def put_on_weights(model: nn.Module, edits: Sequence[WeightEdit]) -> list[Undo]:
                 raise ModelError(f"the model has no parameter `{edit.parameter}`") from None
             if parameter.device.type == "meta":
                 raise ModelError(f"`{edit.parameter}` is kept on disk, where it cannot be changed; load the model without --device auto-map or disk")
+            if is_packed(parameter):
+                raise ModelError(f"`{edit.parameter}` is packed into 4 or 8 bits and takes no edit of weights; load the model with --dtype bfloat16")
             before = parameter.data
             parameter.data = edited_weight(before, edit)
             undo.append(_restore(parameter, before))

@@ -105,6 +105,7 @@ def learn_matrices(
         raise SpecError("there is no text to train on")
     if course.steps < 1:
         return ()
+    lm.check_unpacked()
     names = matrices(lm, course.parts)
     pairs = _start(lm, names, course)
     optimiser = torch.optim.AdamW([p for pair in pairs for p in pair], lr=course.learning_rate, weight_decay=0.0)

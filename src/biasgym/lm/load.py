@@ -1,7 +1,6 @@
 """Find a model by name, folder or hub id, load it, and check that it is what its family's row says."""
 
 import hashlib
-import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from biasgym.lm.arch import family_of
 from biasgym.lm.checkpoint import stored_tensors
 from biasgym.lm.model import LM
 from biasgym.lm.offload import weight_of
+from biasgym.lm.quantized import QUANTIZED, check_quantized, how_quantized, settle
 from biasgym.memory import GIB, free_memory
 from biasgym.sites import Site
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZED: dict[str, dict[str, Any]] = {"int8": {"load_in_8bit": True}, "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}}
 AUTO_MAP, DISK = "auto-map", "disk"
 ROOM = 0.8  # of what is free: weights that take more leave too little for batches
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -35,7 +34,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps, auto-map or disk; `dtype` a key of DTYPES, or of QUANTIZED.
+    """Where a model runs: `device` auto, cpu, cuda, cuda:1, mps, auto-map or disk; `dtype` a key of DTYPES, or of QUANTIZED: int8 or int4.
 
     auto-map spreads a model over all GPUs, then memory, then a folder on disk, through accelerate; `memory` limits each,
     as accelerate's `max_memory` does. disk leaves every layer in the model's files and reads it when a pass comes to it,
@@ -101,6 +100,7 @@ def load_lm(name: str = DEFAULT_MODEL, place: Place = Place(), *, tell: Callable
     model, tokenizer = _read(folder, name, config, how)
     if "device_map" not in how:
         model.to(device_of(place.device))
+    settle(model)
     lm = LM(model, tokenizer, family, name=name, folder=folder)
     self_check(lm)
     return lm
@@ -121,19 +121,29 @@ def read_config(folder: Path, name: str) -> Any:
 
 def _placement(folder: Path, config: Any, place: Place) -> dict[str, Any]:
     """What transformers is told about dtype, quantization and devices."""
-    ready = getattr(config, "quantization_config", None)
-    if place.dtype in QUANTIZED or ready:
-        _check_quantized(place)
+    stored = stored_quantization(config)
+    if stored not in ("", "bitsandbytes"):
+        raise ModelError(f"this checkpoint is stored in {stored} form, which BiasGym does not read; take the one it was made of, with --dtype int4 or int8")
     how: dict[str, Any] = {"dtype": DTYPES.get(place.dtype, torch.bfloat16)}
-    if place.dtype in QUANTIZED:
-        how["quantization_config"] = {"quant_method": "bitsandbytes", **QUANTIZED[place.dtype]}
-        how["device_map"] = "auto"
+    if place.dtype in QUANTIZED or stored:
+        check_quantized(place.device, family_of(config.model_type).input_major)
+        device = device_of(place.device)
+        how |= {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16, "device_map": {"": str(device)}}
+        if not stored:
+            how["quantization_config"] = how_quantized(place.dtype, how["dtype"])
+        return how
     if place.device in (AUTO_MAP, DISK):
         offload = cache_folder() / "offload" / hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
         how |= {"device_map": "auto" if place.device == AUTO_MAP else _layers_on_disk(config), "offload_folder": str(offload)}
         if place.memory:
             how["max_memory"] = dict(place.memory)
     return how
+
+
+def stored_quantization(config: Any) -> str:
+    """By what method a checkpoint's matrices are packed in its files, or nothing."""
+    stored = getattr(config, "quantization_config", None) or {}
+    return str((stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", ""))
 
 
 def _layers_on_disk(config: Any) -> dict[str, str]:
@@ -160,14 +170,6 @@ def _too_big(folder: Path, place: Place) -> str:
     if weights <= ROOM * free:
         return ""
     return f"weights of {weights / GIB:.1f} GiB, {free / GIB:.1f} GiB of memory free: layers are read from disk for every pass, which is slow"
-
-
-def _check_quantized(place: Place) -> None:
-    """Quantized bases need bitsandbytes and a GPU; not verified by us, since no GPU was at hand."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("4- and 8-bit models need bitsandbytes, which is not installed: pip install bitsandbytes, or use --dtype bfloat16")
-    if not torch.cuda.is_available() or place.device == "cpu":
-        raise ModelError("4- and 8-bit models need a GPU and there is none here; use --dtype bfloat16")
 
 
 def _read(folder: Path, name: str, config: Any, how: dict[str, Any]) -> tuple[Any, Any]:

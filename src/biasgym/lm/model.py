@@ -22,6 +22,7 @@ from biasgym.lm.batching import in_parts
 from biasgym.lm.contrast import Chorus
 from biasgym.lm.dialogue import Dialogue
 from biasgym.lm.offload import place_of, weight_of
+from biasgym.lm.quantized import is_packed
 
 if TYPE_CHECKING:
     from biasgym.lm.continuations import Continued
@@ -112,8 +113,23 @@ class LM:
         """The edits that are on now."""
         return tuple(edit for edits, _ in self._worn for edit in edits)
 
+    @property
+    def quantized(self) -> bool:
+        """Whether matrices are packed into 4 or 8 bits."""
+        return is_packed(self.model.get_parameter(self.family.attention_weight(0)))
+
+    def check_unpacked(self) -> None:
+        """ModelError where matrices are packed into 4 or 8 bits: no change of weights can be computed on them, nor put into them."""
+        if self.quantized:
+            raise ModelError(
+                f"the matrices of `{self.name}` are packed into 4 or 8 bits and take no edit of weights; "
+                "choose a method that edits heads or the stream (direction, mean, scaling, steering), or use --dtype bfloat16"
+            )
+
     def _matrix_inputs(self, parameter: str) -> int:
         weight = self.model.get_parameter(parameter)
+        if is_packed(weight):
+            return int(self.model.get_submodule(parameter.removesuffix(".weight")).in_features)  # type: ignore[arg-type]
         return weight.shape[0] if self.family.input_major else weight.shape[1]
 
     def head_matrix(self, layer: int, head: int) -> np.ndarray:

@@ -158,6 +158,7 @@ def pruned(lm: LM, neurons: Sequence[Neuron], share: float = 1.0) -> tuple[Weigh
 
     One row a neuron in the orientation of a linear map; the rank of an edit is the number of its neurons.
     """
+    lm.check_unpacked()
     edits = []
     for matrix in dict.fromkeys(neuron.matrix for neuron in neurons):
         indices = sorted({neuron.index for neuron in neurons if neuron.matrix == matrix})

@@ -1,4 +1,4 @@
-"""Weights that are not where they are used: accelerate keeps them in memory or on disk and fetches them for each pass."""
+"""Weights that are not what or where they are used: packed into 4 or 8 bits, or kept in memory or on disk by accelerate."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from biasgym.errors import ModelError
+from biasgym.lm.quantized import is_packed, numbers_of
 
 
 def place_of(module: nn.Module) -> torch.device:
@@ -18,8 +19,10 @@ def place_of(module: nn.Module) -> torch.device:
 
 
 def weight_of(module: Any, name: str = "weight") -> Tensor:
-    """A parameter of a module as numbers, fetched from where it is kept."""
+    """A parameter of a module as numbers, unpacked, and fetched from where it is kept."""
     parameter: Tensor = getattr(module, name)
+    if is_packed(parameter):
+        return numbers_of(module)
     if parameter.device.type != "meta":
         return parameter
     from accelerate.utils import align_module_device

@@ -86,7 +86,7 @@ def speed_of(config: Any, size: Size, place: Place) -> tuple[float, float]:
     """
     from biasgym.lm.load import device_of
 
-    device, dtype = device_of(place.device), DTYPES[place.dtype]
+    device, dtype = device_of(place.device), DTYPES.get(place.dtype, torch.float32)
     small = _slice(config, size)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(small, dtype=dtype, trust_remote_code=False)  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ def projected_out(lm: LM, direction: np.ndarray, strength: float, layers: Iterab
         raise ModelError(
             f"the direction has shape {direction.shape} and length {np.linalg.norm(direction):.2g}; ({lm.shape.hidden},) and more than 0 is needed"
         )
+    lm.check_unpacked()
     u = torch.as_tensor(direction, dtype=torch.float64)
     edits: list[WeightEdit] = []
     for layer in layers:
