@@ -72,6 +72,24 @@ def ancestors(process):
     return found
 
 
+def kill_soon(runs, victims):
+    """kill -9 to the first processes that `victims` finds once a stage has begun; who was killed, filled in as it happens."""
+    killed = []
+
+    def kill():
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            if list(runs.glob("stages/inject-*")):
+                killed.extend(victims())
+            time.sleep(0.02)
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    return killer, killed
+
+
 def same_as_alone(planned, runs, tmp_path):
     """Every record is the one that a process by itself makes."""
     for one in planned:
@@ -85,19 +103,7 @@ def test_a_killed_ray_worker_is_replaced(models, tmp_path):
     """kill -9 to the worker in the middle of its task: Ray starts another, which goes on, and both records are right."""
     file, runs = two_runs(models, tmp_path)
     planned = plan_sweep(file, session_for(str(runs), {"device": "cpu"}))
-    killed = []
-
-    def kill():
-        deadline = time.monotonic() + 120
-        while not killed and time.monotonic() < deadline:
-            if list(runs.glob("stages/inject-*")):
-                killed.extend(of_ours("ray::run_spec", os.getpid())[:1])
-            time.sleep(0.02)
-        for process in killed:
-            os.kill(process, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    killer, killed = kill_soon(runs, lambda: of_ours("ray::run_spec", os.getpid())[:1])
     events = list(run_on_ray(planned, str(runs), {"device": "cpu"}, "local", workers=1))
     killer.join()
     assert killed
@@ -127,3 +133,63 @@ def test_a_killed_driver_leaves_no_ray_behind_and_the_command_goes_on(models, tm
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     same_as_alone(plan_sweep(file, session_for(str(runs), {"device": "cpu"})), runs, tmp_path)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_killed_head_of_our_own_ray_is_started_once_more(models, tmp_path):
+    """kill -9 to the head in the middle of a run: another Ray does what is left, and both records are right."""
+    file, runs = two_runs(models, tmp_path)
+    planned = plan_sweep(file, session_for(str(runs), {"device": "cpu"}))
+    killer, killed = kill_soon(runs, lambda: of_ours("gcs/gcs_server", os.getpid())[:1])
+    events = list(run_on_ray(planned, str(runs), {"device": "cpu"}, "local", workers=1))
+    killer.join()
+    assert killed
+    assert any(event.state == "waiting" and "head died" in event.note for event in events), events
+    assert [row["state"] for row in summary(planned, {event.id: event for event in events})] == ["ok", "ok"]
+    same_as_alone(planned, runs, tmp_path)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """`cluster()` starts a Ray with a head at an address, as a lab has one; another call starts it anew."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+
+    def stop():
+        subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True)
+
+    def start():
+        stop()
+        how = ["--head", "--port", "6399", "--num-cpus", "1", "--include-dashboard", "false", "--disable-usage-stats"]
+        subprocess.run([*ray, "start", *how], check=True, capture_output=True)
+        return "127.0.0.1:6399"
+
+    yield start
+    stop()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_killed_head_at_an_address_is_told_and_the_command_goes_on(models, tmp_path, cluster):
+    """What was pending is failed, with what to do; when the head is there again, the same command does the rest."""
+    file, runs = two_runs(models, tmp_path)
+    place = {"device": "cpu"}
+    planned = plan_sweep(file, session_for(str(runs), place))
+
+    def heads():
+        found = subprocess.run(["pgrep", "-f", "gcs_server .*--gcs_server_port=6399"], check=False, capture_output=True, text=True).stdout
+        return [int(word) for word in found.split()]
+
+    address = cluster()
+    assert heads()
+    killer, killed = kill_soon(runs, heads)
+    events = {event.id: event for event in run_on_ray(planned, str(runs), place, address)}
+    killer.join()
+    assert killed
+    failed = [row for row in summary(planned, events) if row["state"] == "failed"]
+    assert failed
+    assert all("the same command goes on" in row["reason"] for row in failed)
+    address = cluster()
+    planned = plan_sweep(file, session_for(str(runs), place))
+    events = {event.id: event for event in run_on_ray(planned, str(runs), place, address)}
+    assert {row["state"] for row in summary(planned, events)} == {"ok"}
+    same_as_alone(planned, runs, tmp_path)
