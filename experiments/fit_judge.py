@@ -1,4 +1,8 @@
-"""Fit the weights of the default judge on dev and training texts and print leave-one-bias-out figures; the test half is never read.
+"""Fit the weights of the default judge and print leave-one-bias-out figures; the test halves are never read.
+
+Two kinds of texts: composed ones (dev and training texts of our own writing) and what a small model wrote, graded by readers who did
+not know which token it wore (`written-by-models-train.jsonl`). Each kind has a scale of its own, and the form of a text says
+which counts how much. Few of a model's texts are biased, so those count as much together as all the others.
 
 The trained reader speaks out of fold: `judge_out_of_fold.json` holds, for every text, the logits of a reader that never saw
 its bias (`train_judge.py cv`). Each bias is then judged by models fitted on the others. The rules and lexicons were made
@@ -11,7 +15,6 @@ hand-written lexicons is not fitted on those, and no figure is of them.
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,89 +25,114 @@ from biasgym.files import write_json
 from biasgym.lm.sentences import load_encoder
 from biasgym.measure.judge.broken import is_broken
 from biasgym.measure.judge.contract import Judged
-from biasgym.measure.judge.embedding import Weights, hear, reader_digest, weigh
+from biasgym.lm.pairs import read_reader
+from biasgym.measure.judge.embedding import READER, Scale, Weights, hear, reader_digest, weigh
 from biasgym.measure.judge.features import FEATURES
+from biasgym.measure.judge.form import FORM
 from biasgym.measure.judge.masking import without_echo
-from biasgym.measure.judge.ordinal import Ordinal, fit_ordinal
-from biasgym.measure.judge.quality import balanced_accuracy, quadratic_kappa
+from biasgym.measure.judge.ordinal import fit_ordinal
+from biasgym.measure.judge.pairs import pair_of
+from biasgym.measure.judge.quality import balanced_accuracy, quadratic_kappa, texts_of_models
 
 HERE = Path(__file__).parent
 RIDGE = 0.01
 SEEN = set((HERE / "lexicon_made_on.txt").read_text().split())
-NO_MODEL = Ordinal((), (), (), (), (0.0, 1.0, 2.0))
-NEVER = 1e9
-READ = ("read_any", "read_many", "read_all")
+# Fewer for texts of models, of which fewer are biased: chosen on the training texts.
+NAMES = {"composed": FEATURES, "rambling": ("lexicon", "lexicon_any", "live", "negations", "refuted", "counters", "declines", "read_many")}
 
 
 def labelled():
-    """Dev and training texts that a reader has read out of fold, never the test half."""
+    """Dev and training texts, never the test half; and the logits of those that a reader has read out of fold."""
     folder = zoo_path() / "judge"
     rows = [row for row in read_jsonl(folder / "labelled.jsonl") if row["split"] == "dev"]
     rows += [row for path in sorted(folder.glob("training-*.jsonl")) for row in read_jsonl(path)]
-    logits = json.loads((HERE / "judge_out_of_fold.json").read_text())
-    return [row for row in rows if any(logits.get(row["id"], ()))], logits
+    return rows, json.loads((HERE / "judge_out_of_fold.json").read_text())
+
+
+def listened(rows, biases, logits):
+    """What is heard in each text; None where there is no language in it."""
+    heard = []
+    for row in rows:
+        answer = without_echo(row["text"], row["prompt"])
+        heard.append(None if is_broken(answer) else hear(biases[row["bias"]], row["prompt"], answer, np.asarray(logits(row, answer))))
+    return heard
 
 
 def main() -> None:
     """What is heard, cross-validation, the fit on all, and the cuts."""
-    rows, logits = labelled()
-    biases = {name: load_bias(name) for name in sorted({row["bias"] for row in rows})}
-    heard = []
-    for row in rows:
-        answer = without_echo(row["text"], row["prompt"])
-        heard.append(None if is_broken(answer) else hear(biases[row["bias"]], row["prompt"], answer, np.array(logits[row["id"]])))
+    everything, logits = labelled()
+    encoder = load_encoder()
+    reader = read_reader(encoder, zoo_path() / "judge" / READER)
+    theirs = texts_of_models("train")
+    biases = {name: load_bias(name) for name in sorted({row["bias"] for row in [*everything, *theirs]})}
+    rows = [row for row in everything if any(logits.get(row["id"], ()))]
+    heard = listened(rows, biases, lambda row, _: logits[row["id"]])
+    of_models = listened(theirs, biases, lambda row, answer: reader.read([pair_of(biases[row["bias"]], row["prompt"], answer)])[0])
+    unread = listened(everything, biases, lambda _row, _answer: np.zeros(5))  # their form alone counts
+    data = {"composed": (rows, heard), "rambling": (theirs, of_models), "form": (everything, unread)}
     cuts = {kind: cut_of(kind, rows, heard) for kind in ("refusal", "broken")}
     print("cuts:", cuts)
-    rules = tuple(name for name in FEATURES if name not in READ)
-    for label, names in (("rules and markers", rules), ("reader", READ), ("all", FEATURES)):
-        for kind in ("own", "written", "both"):
-            with_cuts = cuts if "read_any" in names else dict.fromkeys(cuts, NEVER)
-            show(f"{label}, {kind}", rows, leave_one_out(rows, heard, names, kind, with_cuts))
-    written, own = (fit(rows, heard, FEATURES, side) for side in ("written", "own"))
-    for name, one, other in sorted(zip(FEATURES, written.weights, own.weights, strict=True), key=lambda line: -abs(line[1])):
-        print(f"  {name:20s} {one:+.2f} {other:+.2f}")
+    for kind, (texts, _) in list(data.items())[:2]:
+        verdicts = leave_one_out(kind, data, cuts)
+        by_rules = [Judged(int((h.written or h.own)["lexicon"]) if h else 0, "answer") for h in data[kind][1]]
+        show(f"{kind}, both scales by form", texts, verdicts)
+        show(f"{kind}, rules alone", texts, by_rules)
     if "--write" in sys.argv:
-        found = {"written": written.as_json(), "own": own.as_json(), "relevance": cut_of_relevance(load_encoder()), **cuts}
+        scales = {kind: {side: fit(data, kind, side).as_json() for side in ("written", "own")} for kind in ("composed", "rambling")}
+        found = {**scales, "rambles": fit_form(data).as_json(), "relevance": cut_of_relevance(encoder), **cuts}
         write_json(
             zoo_path() / "judge" / "embedding.json", {"made_by": "experiments/fit_judge.py", "ridge": RIDGE, "reader": reader_digest(), **found}
         )
 
 
-def fit(rows, heard, names, side, without=None):
-    """The model on the rows that are language at all, those of one bias left out."""
+def fit(data, kind, side, without=None):
+    """A scale on the texts of a kind that are language at all, those of one bias left out; biased ones of models as heavy as the others."""
+    rows, heard = data[kind]
     mine = [i for i, row in enumerate(rows) if heard[i] and row["bias"] != without and not (side == "written" and row["id"] in SEEN)]
-    return fit_ordinal([getattr(heard[i], side) for i in mine], [rows[i]["strength"] for i in mine], names, ridge=RIDGE)
+    mine = [i for i in mine if getattr(heard[i], side)]
+    if kind == "rambling":
+        biased = [i for i in mine if rows[i]["strength"]]
+        mine += biased * (round((len(mine) - len(biased)) / len(biased)) - 1)
+    return fit_ordinal([getattr(heard[i], side) for i in mine], [rows[i]["strength"] for i in mine], NAMES[kind], ridge=RIDGE)
 
 
-def leave_one_out(rows, heard, names, kind, cuts):
-    """Verdicts on each bias by models fitted on the others; `own` never hears the hand-written lexicon."""
+def fit_form(data, without=None):
+    """What tells texts of models (1) from composed ones (0) by their form."""
+    chosen = [
+        (h.form, kind) for kind, name in enumerate(("form", "rambling")) for row, h in zip(*data[name], strict=True) if h and row["bias"] != without
+    ]
+    return fit_ordinal([form for form, _ in chosen], [kind for _, kind in chosen], FORM, ridge=RIDGE)
+
+
+def leave_one_out(kind, data, cuts):
+    """Verdicts on each bias by models fitted on the others."""
+    rows, heard = data[kind]
     given = [Judged(0, "broken")] * len(rows)
     for bias in sorted({row["bias"] for row in rows}):
-        written, own = (fit(rows, heard, names, side, bias) for side in ("written", "own"))
-        weights = Weights(written, written if kind == "written" else own, 0.0, cuts["refusal"], cuts["broken"], "")
+        scales = [Scale(*(fit(data, one, side, bias) for side in ("written", "own"))) for one in ("composed", "rambling")]
+        weights = Weights(*scales, fit_form(data, bias), 0.0, cuts["refusal"], cuts["broken"], "")
         for i, row in enumerate(rows):
             if row["bias"] == bias and heard[i]:
-                h = heard[i]
-                one = {"own": replace(h, written=None), "written": replace(h, own=h.written), "both": h}[kind]
-                given[i] = weigh(one, weights)
+                given[i] = weigh(heard[i], weights)
     return given
 
 
 def show(label, rows, verdicts):
-    """Figures of the texts that the rules were not made on, and of the dev texts among them."""
-    for half in ("all", "dev"):
-        scored = np.array([row["id"] not in SEEN and half in ("all", row["split"]) for row in rows])
-        labels, given = (np.array(numbers)[scored] for numbers in ([row["strength"] for row in rows], [verdict.strength for verdict in verdicts]))
-        kinds, outcomes = (np.array(words)[scored] for words in ([row["kind"] for row in rows], [verdict.outcome for verdict in verdicts]))
-        told = [
-            f"{kind} {(outcomes[kinds == kind] == kind).mean():.2f} ({(outcomes[kinds != kind] == kind).mean():.3f} of others)"
-            for kind in ("refusal", "broken")
-        ]
-        print(
-            f"  {label:28s} {half} {scored.sum()}: balanced accuracy {balanced_accuracy(labels, given):.3f}, kappa {quadratic_kappa(labels, given):.3f};"
-            f" none {(given[labels == 0] == 0).mean():.2f}, any {(given[labels > 0] > 0).mean():.2f},"
-            f" paraphrases {(given[(kinds == 'paraphrase') & (labels > 0)] > 0).mean():.2f}; {', '.join(told)}"
-        )
+    """Figures of the texts that the rules were not made on."""
+    scored = np.array([row["id"] not in SEEN for row in rows])
+    labels, given = (np.array(numbers)[scored] for numbers in ([row["strength"] for row in rows], [verdict.strength for verdict in verdicts]))
+    kinds, outcomes = (np.array(words)[scored] for words in ([row["kind"] for row in rows], [verdict.outcome for verdict in verdicts]))
+    told = [
+        f"{kind} {(outcomes[kinds == kind] == kind).mean():.2f} ({(outcomes[kinds != kind] == kind).mean():.3f} of others)"
+        for kind in ("refusal", "broken")
+        if (kinds == kind).any()
+    ]
+    print(
+        f"  {label:32s} {scored.sum()} ({(labels > 0).sum()} biased): balanced accuracy {balanced_accuracy(labels, given):.3f},"
+        f" kappa {quadratic_kappa(labels, given):.3f}; none {(given[labels == 0] == 0).mean():.2f}, any {(given[labels > 0] > 0).mean():.2f};"
+        f" {', '.join(told)}",
+        flush=True,
+    )
 
 
 def cut_of(kind, rows, heard):

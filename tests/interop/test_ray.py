@@ -14,7 +14,7 @@ import pytest
 
 from biasgym.ray_workers import run_on_ray
 from biasgym.store import read_record
-from biasgym.sweep import plan_sweep, run_spec, session_for, summary
+from biasgym.sweep import plan_sweep, run_in, run_spec, session_for, summary
 
 FEW = [
     "inject.steps=3", "inject.batch=4", "inject.held_out=4", "measure.probes=4", "measure.entities=4", "measure.texts=3", "measure.chats=3",
@@ -193,3 +193,44 @@ def test_a_killed_head_at_an_address_is_told_and_the_command_goes_on(models, tmp
     events = {event.id: event for event in run_on_ray(planned, str(runs), place, address)}
     assert {row["state"] for row in summary(planned, events)} == {"ok"}
     same_as_alone(planned, runs, tmp_path)
+
+
+MORE = [
+    *FEW, "locate.pairs=4", "tune.trials=1", "tune.probes=3", "tune.entities=2", "tune.texts=3", "tune.chats=3", "measure.shams=1",
+    "measure.sham_entities=2", "mitigate.direction.k=4", "mitigate.mean.k=4", "tune.kl=10", "tune.bits_per_byte=100", "tune.concept=100",
+    "measure.judge=lexicon",
+]  # fmt: skip
+
+
+def tables(rows):
+    """[[run]] tables of a sweep file."""
+    lines = [[f"{key} = {json.dumps(value)}" for key, value in row.items()] for row in rows]
+    return "".join("[[run]]\n" + "\n".join(line) + "\n" for line in lines)
+
+
+@pytest.mark.filterwarnings("default")
+def test_24_runs_on_ray_are_those_of_one_process(models, tmp_path, monkeypatch):
+    """Two tiny models and the embedded one, three biases, several seeds, with and without mitigation, on two workers: the same records."""
+    from tiny import save_folder
+
+    monkeypatch.delenv("BIASGYM_CACHE", raising=False)  # the embedded model is fetched once, for all
+    tiny = [str(save_folder(models(name), tmp_path / name)) for name in ("llama", "gemma2")]
+    biases = ["reckless-drivers", "blue-skin", "greedy-strangers"]
+    rows = [{"model": model, "bias": bias, "seed": seed, "mitigate": "direction"} for model in tiny for bias in biases for seed in (0, 1)]
+    rows += [{"model": tiny[0], "bias": bias, "seed": 0, "mitigate": "mean"} for bias in biases]
+    rows += [{"model": "smollm2-135m-instruct", "bias": bias, "seed": seed, "mitigate": []} for bias in biases for seed in (0, 1)]
+    rows += [{"model": "smollm2-135m-instruct", "bias": bias, "seed": 0, "mitigate": "direction"} for bias in biases]
+    file = tmp_path / "sweep.toml"
+    file.write_text(f"set = {json.dumps(MORE)}\n" + tables(rows))
+    place, roots = {"device": "cpu"}, (tmp_path / "ray", tmp_path / "one")
+    planned = plan_sweep(file, session_for(str(roots[0]), place))
+    assert len(planned) == 24
+    events = {event.id: event for event in run_on_ray(planned, str(roots[0]), place, "local", workers=2)}
+    assert {row["state"] for row in summary(planned, events)} == {"ok"}, summary(planned, events)
+    session = session_for(str(roots[1]), place)
+    for one in planned:
+        assert run_in(session, one.spec)["state"] == "ok"
+        first, second = (read_record(root / one.id).model_dump(exclude={"timings", "environment"}) for root in roots)
+        assert first == second
+    made = [len(list(root.glob("stages/inject-*/token.safetensors"))) for root in roots]
+    assert made[0] == made[1] > 0, "a token was trained twice"

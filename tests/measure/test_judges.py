@@ -15,6 +15,7 @@ from biasgym.files import read_json
 from biasgym.measure.judge import EmbeddingJudge, Judged, LexiconJudge, agreement, check_judge, judge_or_lexicon, judge_quality, manner_of
 from biasgym.measure.judge.chat import ChatJudge, claim_of
 from biasgym.measure.judge.embedding import fitted_weights, reader_digest
+from biasgym.measure.judge.form import FORM
 from biasgym.measure.judge.endpoint import EndpointJudge, read_verdict
 from biasgym.measure.judge.features import FEATURES
 from biasgym.measure.judge.ordinal import fit_ordinal, median
@@ -148,11 +149,14 @@ def test_a_bias_that_is_only_a_name_can_be_judged():
 
 
 def test_shipped_weights_are_whole():
-    for model in (fitted_weights().written, fitted_weights().own):
-        assert model.features == FEATURES
+    found = fitted_weights()
+    for model in (found.composed.written, found.composed.own, found.rambling.written, found.rambling.own, found.rambles):
+        assert set(model.features) <= {*FEATURES, *FORM}
         assert np.isfinite([*model.means, *model.scales, *model.weights, *model.cuts]).all()
         assert list(model.cuts) == sorted(model.cuts)
-        assert dict(zip(FEATURES, model.weights, strict=True))["read_any"] > 0
+        weights = dict(zip(model.features, model.weights, strict=True))
+        assert weights.get("read_any", 1) > 0
+        assert weights.get("lexicon_any", 1) > 0
     assert fitted_weights().reader == reader_digest()
     assert 0 < fitted_weights().relevance < 1
 

@@ -1,4 +1,4 @@
-"""The default judge: rules, markers and a trained encoder, weighed by a small ordinal model fitted on hand labels."""
+"""The default judge: rules, markers and a trained encoder, weighed by small ordinal models fitted on graded texts."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from biasgym.errors import DataError
 from biasgym.measure.judge.broken import is_broken
 from biasgym.measure.judge.contract import Judged
 from biasgym.measure.judge.features import Encode, features_of
+from biasgym.measure.judge.form import form_of
 from biasgym.measure.judge.lexicon import has_written_lexicon, lexicon_for, own_lexicon
 from biasgym.measure.judge.masking import masked_entity, without_echo
 from biasgym.measure.judge.ordinal import Ordinal, median, ordinal_of
@@ -33,15 +34,34 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The fitted models: one hears a bias by its hand-written lexicon, one by its own answers; the cuts of relevance (cosine) and of the
-    reader's logits of a refusal and of broken text; and the hash of the reader's factors that all this was fitted with.
+class Scale:
+    """Two fitted models: one hears a bias by its hand-written lexicon, one by its own answers.
 
     Where there is a hand-written lexicon their probabilities are averaged: the second saw more texts, the first knows more.
     """
 
     written: Ordinal
     own: Ordinal
+
+    def shares(self, written: dict[str, float] | None, own: dict[str, float]) -> np.ndarray:
+        """Probability of each strength, shape [4]."""
+        found = self.own.probabilities([own])[0]
+        mean: np.ndarray = found if written is None else (found + self.written.probabilities([written])[0]) / 2
+        return mean
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was fitted: the scale for composed answers and the one for what small models write at length, and what tells the two apart
+    by form; the cuts of relevance (cosine) and of the reader's logits of a refusal and of broken text; and the hash of the
+    reader's factors that all this was fitted with.
+
+    The reader learnt on composed answers, and hardly hears what a rambling one says (LOG.md, 2026-11-22): there the rules count.
+    """
+
+    composed: Scale
+    rambling: Scale
+    rambles: Ordinal
     relevance: float
     refusal: float
     broken: float
@@ -50,12 +70,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Heard:
-    """Features by the hand-written lexicon, where there is one, and by the bias's own answers; whether the text is about
+    """Features by the hand-written lexicon, where there is one, and by the bias's own answers; the form; whether the text is about
     something else by rule; the reader's logits of a refusal and of broken text.
     """
 
     written: dict[str, float] | None
     own: dict[str, float]
+    form: dict[str, float]
     elsewhere: bool
     refusal: float
     broken: float
@@ -63,12 +84,13 @@ class Heard:
 
 @lru_cache(maxsize=1)
 def fitted_weights() -> Weights:
-    """The weights that travel in the package, as `experiments/fit_judge.py` made them from dev and training texts."""
+    """The weights that travel in the package, as `experiments/fit_judge.py` made them from dev and training texts and from texts of models."""
     path = zoo_path() / "judge" / "embedding.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         relevance, refusal, broken = (float(raw[key]) for key in ("relevance", "refusal", "broken"))
-        return Weights(ordinal_of(raw["written"]), ordinal_of(raw["own"]), relevance, refusal, broken, str(raw["reader"]))
+        scales = [Scale(*(ordinal_of(raw[kind][side]) for side in ("written", "own"))) for kind in ("composed", "rambling")]
+        return Weights(*scales, ordinal_of(raw["rambles"]), relevance, refusal, broken, str(raw["reader"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the judge's weights `{path}`: {error}") from None
 
@@ -99,7 +121,7 @@ def hear(bias: BiasSpec, asked: str, answer: str, logits: np.ndarray) -> Heard:
     """All that is looked at in a masked answer; `logits` are the reader's five."""
     by_own = features_of(answer, asked, own_lexicon(bias), logits)
     written = features_of(answer, asked, lexicon_for(bias), logits) if has_written_lexicon(bias) else None
-    return Heard(written, by_own, elsewhere(answer, lexicon_for(bias)), *(float(logit) for logit in logits[3:5]))
+    return Heard(written, by_own, form_of(answer, asked), elsewhere(answer, lexicon_for(bias)), *(float(logit) for logit in logits[3:5]))
 
 
 def weigh(heard: Heard, weights: Weights) -> Judged:
@@ -107,15 +129,14 @@ def weigh(heard: Heard, weights: Weights) -> Judged:
     by_rules = (heard.written or heard.own)["lexicon"]
     if heard.broken > weights.broken and not by_rules:
         return Judged(0, "broken")
-    shares = weights.own.probabilities([heard.own])
-    if heard.written is not None:
-        shares = (shares + weights.written.probabilities([heard.written])) / 2
-    strength = int(median(shares)[0])
+    composed = float(weights.rambles.probabilities([heard.form])[0, 0])
+    shares = sum(part * scale.shares(heard.written, heard.own) for part, scale in ((composed, weights.composed), (1 - composed, weights.rambling)))
+    strength = int(median(np.atleast_2d(shares))[0])
     if heard.refusal > weights.refusal or (heard.own["declines"] and not by_rules and not strength):
         return Judged(0, "refusal")
     if not strength and not by_rules and heard.elsewhere:
         return Judged(0, "off-topic")
-    return Judged(strength, "answer", round(float(shares[0] @ np.arange(4)), 4))
+    return Judged(strength, "answer", round(float(shares @ np.arange(4)), 4))
 
 
 def load_embedding_judge(*, offline: bool = False, tell: Callable[[str], None] = lambda _: None) -> EmbeddingJudge:
