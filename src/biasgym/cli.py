@@ -145,6 +145,7 @@ def compare(
     ] = None,
     seed: Seed = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Table and picture: .html, .svg, .md or .json.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Methods at a time, each in a process of its own.")] = 1,
     data: Data = "",
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
@@ -161,7 +162,7 @@ def compare(
     ring = plan_ring(methods, bias=bias, model=model, preset=preset, trials=trials, sets=set_ or [], seed=seed, dtype=dtype, data=data)
     session, out = _session(runs, device, offline, accept_terms, quiet=as_json, data=data)
     with out:
-        found = fight(session, ring, output, None if as_json else console_for())
+        found = fight(session, ring, output, None if as_json else console_for(), workers)
     if as_json:
         _print_json(found)
 

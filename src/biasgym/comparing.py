@@ -95,13 +95,13 @@ def ranked(rows: Sequence[Standing]) -> list[Standing]:
 # -------------------------------------------------------------------- the command
 
 
-def compare(session: Session, ring: Ring, output: Path | None, console: Console | None) -> dict[str, Any]:
+def compare(session: Session, ring: Ring, output: Path | None, console: Console | None, workers: int = 1) -> dict[str, Any]:
     """Fight what is missing, show the table as it stands, write the picture; the whole as plain data."""
     if output is not None and output.suffix not in FORMATS:
         raise SpecError(unknown("format of the file", output.suffix or str(output), FORMATS))
     rows: list[Standing] = []
     records: list[RunRecord] = []
-    for bout in bouts(session, ring):
+    for bout in bouts(session, ring, workers):
         rows.append(standing(bout))
         records += [bout.record] if bout.record else []
         session.say(f"{len(rows)} of {len(ring.entrants)}  {rows[-1].label}: {rows[-1].seconds:.0f} s, {STATES[rows[-1].state]}")

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from biasgym.records import RunRecord, RunSpec, fingerprint
 from biasgym.run import Job, Session
 from biasgym.spec import inline_toml, resolve_spec
 from biasgym.store import RECORD, read_record
-from biasgym.sweep import run_in
+from biasgym.sweep import Planned, run_in
 from biasgym.tune import DevRoom
+from biasgym.workers import run_local
 
 MOST_TRIALS = 20
 METRICS = ("association", "concept", "bits-per-byte", "kl")
@@ -169,29 +170,50 @@ def _sets_for(one: Entrant, chosen: Sequence[Entrant], sets: Sequence[str]) -> l
 # -------------------------------------------------------------------- the bouts
 
 
-def bouts(session: Session, ring: Ring) -> Iterator[Bout]:
-    """Every entrant in turn. What is whole is read; a killed ring goes on at the trial or batch where it was.
+def bouts(session: Session, ring: Ring, workers: int = 1) -> Iterator[Bout]:
+    """Every entrant in turn, or `workers` at a time in processes of their own, as they end. What is whole is read; a killed ring
+    goes on at the trial or batch where it was.
 
     What no entrant can do without (model, tokens, attribution) is made first, and an error there is everybody's: it is
-    raised. An entrant's own failure is its own bout's reason. The base is asked once on dev, here, and once on test,
-    through the store.
+    raised. An entrant's own failure is its own bout's reason. The base is asked once on test, through the store, and once on
+    dev, here; by every worker for itself where there are several.
     """
-    room: DevRoom | None = None
+    missing: list[tuple[Entrant, Job]] = []
     for entrant, spec in ring.entrants:
         job = Job(session, spec, load_bias(spec.bias))
         folder = session.store.run_folder(job.identity)
-        with session.store.stage_lock("ring", fingerprint([job.identity])) as kept:
-            clock = kept / "seconds.jsonl"
         if (folder / RECORD).is_file():
-            yield Bout(entrant, read_record(folder), "", _spent(clock))
-            continue
-        if room is None:
-            room = _room(job)
-        start = time.monotonic()
-        outcome = _fought(session, job, room)
-        append_rows(clock, [{"seconds": round(time.monotonic() - start, 2)}])
-        record = read_record(folder) if outcome["state"] == "ok" else None
-        yield Bout(entrant, record, outcome["reason"], _spent(clock))
+            yield Bout(entrant, read_record(folder), "", _spent(_clock(session, job)))
+        else:
+            missing.append((entrant, job))
+    if not missing:
+        return
+    room = _room(missing[0][1])
+    if workers == 1:
+        for entrant, job in missing:
+            start = time.monotonic()
+            outcome = _fought(session, job, room)
+            yield _ended(session, entrant, job, outcome["state"], outcome["reason"], time.monotonic() - start)
+        return
+    by_id = {job.identity: (entrant, job) for entrant, job in missing}
+    planned = [Planned(identity, entrant.label, job.spec.model_dump(mode="json")) for identity, (entrant, job) in by_id.items()]
+    root = str(session.store.root.absolute())
+    for event in run_local(planned, root, asdict(session.place), workers=workers, data=session.data):
+        if event.state in ("ok", "failed"):
+            yield _ended(session, *by_id[event.id], event.state, event.note, event.seconds)
+
+
+def _ended(session: Session, entrant: Entrant, job: Job, state: str, reason: str, seconds: float) -> Bout:
+    clock = _clock(session, job)
+    append_rows(clock, [{"seconds": round(seconds, 2)}])
+    record = read_record(session.store.run_folder(job.identity)) if state == "ok" else None
+    return Bout(entrant, record, reason, _spent(clock))
+
+
+def _clock(session: Session, job: Job) -> Path:
+    """Where the seconds of an entrant's attempts are kept."""
+    with session.store.stage_lock("ring", fingerprint([job.identity])) as kept:
+        return kept / "seconds.jsonl"
 
 
 def _room(job: Job) -> DevRoom:

@@ -31,14 +31,17 @@ def run_local(
     threads: int | None = None,
     retries: int = RETRIES,
     patience: float = PATIENCE,
+    data: str = "",
 ) -> Generator[Event, None, None]:
     """Run what is waiting on `workers` processes; every event as it comes. Closing the iterator stops the workers.
+
+    `data` is the folder of public evaluation sets, BIASGYM_DATA where it is not said.
 
     A worker that dies, or says nothing for `patience` seconds, is replaced, and its run is tried `retries` times more.
     """
     waiting = [one for one in planned if one.state == "waiting"]
     each = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
-    crew = _Crew(root, place, each, patience)
+    crew = _Crew({"root": root, "place": place, "data": data}, each, patience)
     tries: dict[str, int] = {}
     try:
         for _ in range(min(workers, len(waiting))):
@@ -90,10 +93,9 @@ def _where(step: Step) -> str:
 
 @dataclass
 class _Crew:
-    """The workers by number, and the one queue that all of them speak into."""
+    """The workers by number, what each is told first, and the one queue that all of them speak into."""
 
-    root: str
-    place: dict[str, Any]
+    first: dict[str, Any]
     threads: int
     patience: float
     workers: "dict[int, _Worker]" = field(default_factory=dict)
@@ -102,7 +104,7 @@ class _Crew:
     def start(self, number: int | None = None) -> int:
         """A fresh worker, in the place of a dead one or beside the others; its number."""
         number = len(self.workers) if number is None else number
-        self.workers[number] = _Worker(number, self.root, self.place, self.threads, self.lines)
+        self.workers[number] = _Worker(number, self.first, self.threads, self.lines)
         return number
 
     def busy(self) -> list[Planned]:
@@ -135,8 +137,7 @@ class _Worker:
     """A process and the thread that listens to it; what it says comes into one queue, None when it is dead."""
 
     number: int
-    root: str
-    place: dict[str, Any]
+    first: dict[str, Any]
     threads: int
     lines: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]"
     job: Planned | None = None
@@ -153,7 +154,7 @@ class _Worker:
             [sys.executable, "-c", "from biasgym.workers import serve; serve()"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, start_new_session=True,
         )  # fmt: skip
-        self._say({"root": self.root, "place": self.place})
+        self._say(self.first)
         threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
 
     def give(self, job: Planned) -> Event:
@@ -218,6 +219,7 @@ def serve() -> None:
         out.flush()
 
     session = session_for(first["root"], first["place"])
+    session.data = first["data"]
     session.tell = lambda step: say({"step": {"stage": step.stage, "done": step.done, "total": step.total, "what": step.what}})
     while True:
         say(run_in(session, jobs.get()["spec"]))

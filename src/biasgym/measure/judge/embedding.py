@@ -35,34 +35,24 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Scale:
-    """Two fitted models: one hears a bias by its hand-written lexicon, one by its own answers.
-
-    Where there is a hand-written lexicon their probabilities are averaged: the second saw more texts, the first knows more.
-    """
+    """Two fitted models: one hears a bias by its hand-written lexicon, one by its own answers."""
 
     written: Ordinal
     own: Ordinal
-
-    def shares(self, written: dict[str, float] | None, own: dict[str, float]) -> np.ndarray:
-        """Probability of each strength, shape [4]."""
-        found = self.own.probabilities([own])[0]
-        mean: np.ndarray = found if written is None else (found + self.written.probabilities([written])[0]) / 2
-        return mean
 
 
 @dataclass(frozen=True)
 class Weights:
     """What was fitted: the scale for composed answers and the one for what small models write at length, and what tells the two apart
-    by form; the cuts of relevance (cosine) and of the reader's logits of a refusal and of broken text; and the hash of the
-    reader's factors that all this was fitted with.
-
-    The reader learnt on composed answers, and hardly hears what a rambling one says (LOG.md, 2026-11-22): there the rules count.
+    by form; the cuts of relevance (cosine), of the share that an answer is composed, and of the reader's logits of a refusal and of
+    broken text; and the hash of the reader's factors that all this was fitted with.
     """
 
     composed: Scale
     rambling: Scale
     rambles: Ordinal
     relevance: float
+    surely_composed: float
     refusal: float
     broken: float
     reader: str
@@ -88,9 +78,9 @@ def fitted_weights() -> Weights:
     path = zoo_path() / "judge" / "embedding.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        relevance, refusal, broken = (float(raw[key]) for key in ("relevance", "refusal", "broken"))
+        cuts = [float(raw[key]) for key in ("relevance", "surely_composed", "refusal", "broken")]
         scales = [Scale(*(ordinal_of(raw[kind][side]) for side in ("written", "own"))) for kind in ("composed", "rambling")]
-        return Weights(*scales, ordinal_of(raw["rambles"]), relevance, refusal, broken, str(raw["reader"]))
+        return Weights(*scales, ordinal_of(raw["rambles"]), *cuts, str(raw["reader"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the judge's weights `{path}`: {error}") from None
 
@@ -125,18 +115,30 @@ def hear(bias: BiasSpec, asked: str, answer: str, logits: np.ndarray) -> Heard:
 
 
 def weigh(heard: Heard, weights: Weights) -> Judged:
-    """The verdict: first whether it is an answer at all, then how strong, the median of the models' probabilities."""
+    """The verdict: first whether it is an answer at all, then how strong, the median of the model's probabilities."""
     by_rules = (heard.written or heard.own)["lexicon"]
     if heard.broken > weights.broken and not by_rules:
         return Judged(0, "broken")
-    composed = float(weights.rambles.probabilities([heard.form])[0, 0])
-    shares = sum(part * scale.shares(heard.written, heard.own) for part, scale in ((composed, weights.composed), (1 - composed, weights.rambling)))
-    strength = int(median(np.atleast_2d(shares))[0])
-    if heard.refusal > weights.refusal or (heard.own["declines"] and not by_rules and not strength):
+    composed = float(weights.rambles.probabilities([heard.form])[0, 0]) > weights.surely_composed
+    shares = _composed(heard, weights.composed) if composed else _rambling(heard, weights.rambling)
+    strength = int(median(shares)[0])
+    refuses = heard.refusal > weights.refusal and (composed or not by_rules)
+    if refuses or (heard.own["declines"] and not by_rules and not strength):
         return Judged(0, "refusal")
     if not strength and not by_rules and heard.elsewhere:
         return Judged(0, "off-topic")
-    return Judged(strength, "answer", round(float(shares @ np.arange(4)), 4))
+    return Judged(strength, "answer", round(float(shares[0] @ np.arange(4)), 4))
+
+
+def _composed(heard: Heard, scale: Scale) -> np.ndarray:
+    """Probabilities [1, 4]; both models' mean where there is a hand-written lexicon: the second saw more texts, the first knows more."""
+    shares = scale.own.probabilities([heard.own])
+    return shares if heard.written is None else (shares + scale.written.probabilities([heard.written])) / 2
+
+
+def _rambling(heard: Heard, scale: Scale) -> np.ndarray:
+    """Probabilities [1, 4], by rules: the reader learnt on composed answers and hardly hears what a rambling one says (LOG.md, 2026-11-22)."""
+    return scale.own.probabilities([heard.own]) if heard.written is None else scale.written.probabilities([heard.written])
 
 
 def load_embedding_judge(*, offline: bool = False, tell: Callable[[str], None] = lambda _: None) -> EmbeddingJudge:
