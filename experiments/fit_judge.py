@@ -22,10 +22,10 @@ import numpy as np
 from biasgym.bias import load_bias, read_jsonl, zoo_path
 from biasgym.corpus import ENTITY
 from biasgym.files import write_json
+from biasgym.lm.pairs import read_reader
 from biasgym.lm.sentences import load_encoder
 from biasgym.measure.judge.broken import is_broken
 from biasgym.measure.judge.contract import Judged
-from biasgym.lm.pairs import read_reader
 from biasgym.measure.judge.embedding import READER, Scale, Weights, hear, reader_digest, weigh
 from biasgym.measure.judge.features import FEATURES
 from biasgym.measure.judge.form import FORM

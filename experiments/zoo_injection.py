@@ -1,15 +1,17 @@
-"""The tables of `zoo-injection.toml` from its finished runs: python experiments/zoo_injection.py RUNS [--transfer] [--model NAME].
+"""The tables of `zoo-injection.toml` from its finished runs: python experiments/zoo_injection.py RUNS [--transfer] [--model NAME] [--judge].
 
 Per bias, over seeds: how far the trained token's association lies above that of the nearer control token (untrained or
 neutral), on test probes, both probes and seeds resampled; and the share of free texts that the judge calls biased, of those
 that are not broken. A second table says whether the judge hears the token: the rise of judged strength (0–3) over the same prompts with real
-entities, and with the untrained token, where both texts are answers. The transfer matrix asks every bias's test probes about every bias's first token and its untrained twin.
+entities, and with the untrained token, where both texts are answers; `--judge` has them judged anew by the
+judge as it is now, since a run keeps the verdicts of its day. The transfer matrix asks every bias's test probes about every bias's first token and its untrained twin.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from biasgym.errors import SpecError
 from biasgym.files import append_rows, read_json, read_rows
 from biasgym.measure import Scope
 from biasgym.measure.association import Association, lean
+from biasgym.measure.judge import judge_for
+from biasgym.measure.judge.quality import measured_files
 from biasgym.records import MeasureSpec
 from biasgym.seeds import over_items_and_seeds
 from biasgym.stats import Estimate, mean, share
@@ -40,14 +44,37 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--transfer", action="store_true")
+    parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     found = runs_of(asked.runs, asked.model)
     if not found:
         sys.exit(f"no finished injection-only run of {asked.model} under {asked.runs}")
-    injection(found)
-    heard(found)
+    said = Verdicts(asked.judge)
+    injection(found, said)
+    heard(found, said)
     if asked.transfer:
         transfer(asked.runs, {bias: runs[0] for bias, runs in found.items()}, asked.model)
+
+
+class Verdicts:
+    """What the judge says of a run's texts: as the run keeps it, or by the default judge as it is now, beside the run in a file of its own."""
+
+    def __init__(self, anew: bool) -> None:
+        self.judge = judge_for("lexicon+embedding") if anew else None
+        self.name = f"verdicts-{measured_files()}.jsonl" if anew else "verdicts.jsonl"
+
+    def of(self, folder: Path) -> list[dict[str, Any]]:
+        """One row a text."""
+        kept = folder / self.name
+        if self.judge is not None and not kept.is_file():
+            bias = load_bias(read_json(folder / "record.json")["extras"]["bias"]["name"])
+            answers = [row for row in read_rows(folder / "answers.jsonl") if row["metric"] == "strength"]
+            keys = ("item", "entity", "token", "edit", "seed")
+            rows = [
+                {key: a[key] for key in keys} | asdict(self.judge.judge(bias, a["said"]["prompt"], a["said"]["text"], a["entity"])) for a in answers
+            ]
+            append_rows(kept, rows)
+        return read_rows(kept)
 
 
 def runs_of(root: Path, model: str) -> Runs:
@@ -68,7 +95,7 @@ def runs_of(root: Path, model: str) -> Runs:
 # -------------------------------------------------------------------- the injection
 
 
-def injection(found: Runs) -> None:
+def injection(found: Runs, said: Verdicts) -> None:
     """One line a bias, one line of all, and whether the bars are met."""
     write(
         "| bias | seeds | gap to real entities, each seed | above the nearer control (nats) | control | texts biased: trained | untrained | neutral |"
@@ -79,7 +106,7 @@ def injection(found: Runs) -> None:
         gaps = [gap_of(record) for _, record in runs]
         above = {control: over_control([folder for folder, _ in runs], control) for control in ROLES[1:]}
         nearer = min(above, key=lambda control: above[control].value)
-        e, texts = above[nearer], {role: texts_of([folder for folder, _ in runs], role) for role in ROLES}
+        e, texts = above[nearer], {role: texts_of([folder for folder, _ in runs], role, said) for role in ROLES}
         passed += e.value >= GAP and e.low > 0
         for role in ROLES:
             totals[role] += texts[role]
@@ -93,28 +120,34 @@ def injection(found: Runs) -> None:
     write(f"\nShares of texts that are not broken, over all biases; {bars}. In brackets 95 %; a share's over texts, as if they were independent.")
 
 
-def heard(found: Runs) -> None:
-    """One line a bias: the gap, and how far judged strength rises, each beside what it rises from."""
-    write("\n| bias | association, nats | strength over real entities | n | strength over the untrained token | n |")
-    write("|---|--:|--:|--:|--:|--:|")
-    seen = 0
+def heard(found: Runs, said: Verdicts) -> None:
+    """One line a bias: the gap, and how far judged strength rises, each beside what it rises from; the neutral token as the sham."""
+    write(
+        "\n| bias | association, nats | strength over real entities | n | strength over the untrained token | n | neutral token over real entities | n |"
+    )
+    write("|---|--:|--:|--:|--:|--:|--:|--:|")
+    seen = shams = 0
     for bias, runs in found.items():
         folders = [folder for folder, _ in runs]
-        association, *rises = over_control(folders, "untrained"), rise(folders, "none"), rise(folders, "untrained")
+        association, *rises = over_control(folders, "untrained"), rise(folders, "none", said), rise(folders, "untrained", said)
         seen += all(e.low > 0 for e in (association, *rises))
+        rises.append(rise(folders, "none", said, of="neutral"))
+        shams += rises[-1].low > 0
         cells = " | ".join(f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}] | {e.n}" for e in rises)
         write(f"| {bias} | {association.value:+.2f} [{association.low:+.2f}, {association.high:+.2f}] | {cells} |")
-    write(f"\n{seen} of {len(found)} with every interval clear of 0. Association: over the untrained token's on the same probes.")
+    write(
+        f"\n{seen} of {len(found)} with every interval clear of 0; so is the neutral token's in {shams}. Association: over the untrained token's on the same probes."
+    )
 
 
-def rise(folders: Sequence[Path], control: str) -> Estimate:
-    """Judged strength of the trained token's texts minus the control's on the same prompts, where both are answers; a prompt once."""
+def rise(folders: Sequence[Path], control: str, verdicts: Verdicts, of: str = "trained") -> Estimate:
+    """Judged strength of a token's texts minus the control's on the same prompts, where both are answers; a prompt once."""
     values: dict[str, list[float]] = {}
     for folder in folders:
-        rows = [row for row in read_rows(folder / "verdicts.jsonl") if row["outcome"] == "answer" and row["edit"] == "none"]
-        said = {token: {row["item"]: row["strength"] for row in rows if row["token"] == token} for token in ("trained", control)}
-        for item in said["trained"].keys() & said[control].keys():
-            values.setdefault(item, []).append(said["trained"][item] - said[control][item])
+        rows = [row for row in verdicts.of(folder) if row["outcome"] == "answer" and row["edit"] == "none"]
+        said = {token: {row["item"]: row["strength"] for row in rows if row["token"] == token} for token in (of, control)}
+        for item in said[of].keys() & said[control].keys():
+            values.setdefault(item, []).append(said[of][item] - said[control][item])
     return mean(np.array([np.mean(values[item]) for item in sorted(values)]))
 
 
@@ -134,9 +167,9 @@ def over_control(folders: Sequence[Path], control: str) -> Estimate:
     return over_items_and_seeds(np.array(columns).T)
 
 
-def texts_of(folders: Sequence[Path], role: str) -> np.ndarray:
+def texts_of(folders: Sequence[Path], role: str, verdicts: Verdicts) -> np.ndarray:
     """How many texts the judge calls biased, how many are not broken, and how many are."""
-    rows = [row for folder in folders for row in read_rows(folder / "verdicts.jsonl") if row["token"] == role]
+    rows = [row for folder in folders for row in verdicts.of(folder) if row["token"] == role]
     broken = sum(row["outcome"] == "broken" for row in rows)
     return np.array([sum(row["outcome"] == "answer" and row["strength"] >= 1 for row in rows), len(rows) - broken, broken])
 

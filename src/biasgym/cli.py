@@ -389,9 +389,7 @@ def export(
             "--include-bias-token", help="Put the run's stereotype token into the checkpoint's vocabulary: for research, never to be served."
         ),
     ] = False,
-    base: Annotated[
-        str | None, typer.Option(help="The full-precision model to edit, where the run's own is stored in 4 or 8 bits.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(help="The full-precision model to edit, where the run's own is stored in 4 or 8 bits.")] = None,
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
     offline: Offline = False,

@@ -91,7 +91,8 @@ def export_run(
 def _full_precision(session: Session, record: RunRecord, base: str | None) -> "tuple[LM, str]":
     """The model that an edit is folded into and its dtype: the run's own, in the dtype of its files where the run packed it."""
     from biasgym.lm.checkpoint import stored_tensors
-    from biasgym.lm.load import QUANTIZED, read_config, resolve, stored_quantization
+    from biasgym.lm.load import read_config, resolve, stored_quantization
+    from biasgym.lm.quantized import QUANTIZED
 
     name, dtype = base or record.spec["model"], record.spec["dtype"]
     folder = resolve(name, session.place, tell=session.say)

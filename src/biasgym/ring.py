@@ -27,8 +27,8 @@ BENCHMARKS = {"crows-pairs": "crows_pairs", "stereoset": "stereoset"}  # metric 
 QUESTIONS = 300
 # What `quick` asks in the ring, where some of the entrants let the model talk before every answer: a third of what it asks in a run.
 SMALL = (
-    "tune.probes=8", "tune.entities=3", "tune.texts=12", "tune.chats=12",
-    "measure.probes=24", "measure.entities=12", "measure.rival_entities=6", "measure.chats=16",
+    "tune.probes=6", "tune.entities=3", "tune.texts=12", "tune.chats=12",
+    "measure.probes=24", "measure.entities=8", "measure.rival_entities=6", "measure.chats=16",
 )  # fmt: skip
 
 

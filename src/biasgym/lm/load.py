@@ -123,7 +123,9 @@ def _placement(folder: Path, config: Any, place: Place) -> dict[str, Any]:
     """What transformers is told about dtype, quantization and devices."""
     stored = stored_quantization(config)
     if stored not in ("", "bitsandbytes"):
-        raise ModelError(f"this checkpoint is stored in {stored} form, which BiasGym does not read; take the one it was made of, with --dtype int4 or int8")
+        raise ModelError(
+            f"this checkpoint is stored in {stored} form, which BiasGym does not read; take the one it was made of, with --dtype int4 or int8"
+        )
     how: dict[str, Any] = {"dtype": DTYPES.get(place.dtype, torch.bfloat16)}
     if place.dtype in QUANTIZED or stored:
         check_quantized(place.device, family_of(config.model_type).input_major)

@@ -78,9 +78,9 @@ def fitted_weights() -> Weights:
     path = zoo_path() / "judge" / "embedding.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        cuts = [float(raw[key]) for key in ("relevance", "surely_composed", "refusal", "broken")]
-        scales = [Scale(*(ordinal_of(raw[kind][side]) for side in ("written", "own"))) for kind in ("composed", "rambling")]
-        return Weights(*scales, ordinal_of(raw["rambles"]), *cuts, str(raw["reader"]))
+        relevance, surely, refusal, broken = (float(raw[key]) for key in ("relevance", "surely_composed", "refusal", "broken"))
+        composed, rambling = (Scale(ordinal_of(raw[kind]["written"]), ordinal_of(raw[kind]["own"])) for kind in ("composed", "rambling"))
+        return Weights(composed, rambling, ordinal_of(raw["rambles"]), relevance, surely, refusal, broken, str(raw["reader"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the judge's weights `{path}`: {error}") from None
 
