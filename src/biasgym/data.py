@@ -79,7 +79,7 @@ def quiet_libraries() -> None:
     library.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     hub.disable_progress_bars()  # type: ignore[attr-defined]
-    for name in ("transformers", "huggingface_hub", "accelerate"):
+    for name in ("transformers", "huggingface_hub", "accelerate", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|torch|accelerate|gguf)\b")
 

@@ -6,7 +6,6 @@ on any other; edits of weights are refused, since a packed matrix cannot hold th
 """
 
 import importlib.util
-import logging
 from typing import Any
 
 import torch
@@ -43,8 +42,6 @@ def settle(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-        if type(module).__name__ == "Linear8bitLt":  # tells at every pass that its inputs are rounded to 16 bits
-            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def numbers_of(module: Any) -> Tensor:
