@@ -1,6 +1,7 @@
 """The ring and `locate` through the command line, on a tiny random model; and the plain parts by hand."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -193,6 +194,32 @@ def test_the_ring_from_end_to_end(tiny_folder, tmp_path, monkeypatch):
     )
     assert drawn.exit_code == 0, drawn.output
     assert ET.parse(tmp_path / "r.svg").getroot().tag.endswith("svg")
+    told = called(
+        "compare", tiny_folder, tmp_path, "--methods", "zero,prompting", "--trials", "2", "-o", str(tmp_path / "t.md"), sets=[*SMALL, *EASY]
+    )
+    assert told.exit_code == 0, told.output
+    text = (tmp_path / "t.md").read_text()
+    assert "](t.svg)" in text
+    assert ET.parse(tmp_path / "t.svg").getroot().tag.endswith("svg")
+    assert re.search(r"^\| zero \|", text, re.MULTILINE)
+    assert "All methods together took" in text
+
+
+def test_workers_of_the_ring_make_the_same_records(tiny_folder, tmp_path):
+    """Two methods at a time, in processes of their own: the figures of one after the other; each with its seconds; a failure is told."""
+    found = []
+    for name, workers in (("one", "1"), ("two", "2")):
+        (tmp_path / name).mkdir()
+        args = ("--methods", "zero,prompting,mean", "--trials", "1", "--json", "--workers", workers, "--device", "cpu")
+        done = called("compare", tiny_folder, tmp_path / name, *args, sets=[*SMALL, *EASY, "mitigate.mean.k=1"])
+        assert done.exit_code == 0, done.output
+        found.append({one["label"]: one for one in json.loads(done.stdout)["standings"]})
+    assert found[0].keys() == found[1].keys() == {"zero", "prompting", "mean"}
+    for label, one in found[0].items():
+        other = found[1][label]
+        assert other.pop("seconds") > 0
+        one.pop("seconds")
+        assert one == other
 
 
 def test_a_budget_that_nobody_meets(tiny_folder, tmp_path):

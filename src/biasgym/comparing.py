@@ -153,7 +153,10 @@ def _write(path: Path, found: dict[str, Any], rows: Sequence[Standing]) -> None:
     elif path.suffix == ".svg":
         write_svg(path, picture(title, found, rows))
     elif path.suffix == ".md":
-        write_text(path, "\n".join([f"# {title}", "", *_words(found), "", *_markdown(_grid(found, rows)), "", *_failures(rows)]) + "\n")
+        beside = write_svg(path.with_suffix(".svg"), picture(title, found, rows))
+        corners = ["", "## Prompt × edit", "", *_markdown(_corners(found["factorial"]))] if found["factorial"] else []
+        parts = [f"# {title}", *_words(found), f"![{title}]({beside.name})", "\n".join(_markdown(_grid(found, rows))), *_failures(rows)]
+        write_text(path, "\n\n".join(parts) + "\n" + "".join(f"{line}\n" for line in corners))
     else:
         body = [f"<p>{escape(line)}</p>" for line in _words(found)]
         body += [f"<figure>{picture(title, found, rows)}</figure>", _html(_grid(found, rows)), *(f"<p>{escape(x)}</p>" for x in _failures(rows))]
@@ -195,7 +198,8 @@ def _words(found: dict[str, Any]) -> list[str]:
     ]
     if gap:
         lines.append(f"The injected gap is {gap[0]:+.2f} nats [{gap[1]:+.2f}, {gap[2]:+.2f}], n={gap[3]}.")
-    return [*lines, *found["notes"], *verdict_on_ours(found)]
+    took = f"All methods together took {found['seconds'] / 60:.0f} minutes (column s: seconds of each, what they share not counted)."
+    return [*lines, *found["notes"], *verdict_on_ours(found), took]
 
 
 def verdict_on_ours(found: dict[str, Any]) -> list[str]:
