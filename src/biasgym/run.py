@@ -295,7 +295,8 @@ class Job:
         arrays, about = read_arrays(folder / "attribution.safetensors"), read_json(folder / "done.json")
         concept, moments = self.kept()
         contrasts, real, stream = self.contrasts(tokens)
-        return Case(attribution_of(arrays, locator, about["unit"]), contrasts, concept, real, moments, stream, self.bias, tuple(tokens))
+        attribution = attribution_of(arrays, locator, about["unit"])
+        return Case(attribution, contrasts, concept, real, moments, stream, self.bias, tuple(tokens), data=self.session.data)
 
     def located(self, locator: str, tokens: Sequence[TokenEdit]) -> Path:
         """The store's folder with a locator's scores, made where it is missing."""

@@ -1,6 +1,7 @@
 """Unlearning of marked words: which tokens, which sign, where it stops, and what the whole sentence would have cost."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_without_a_data_folder_it_says_what_to_do(llama, bias, token_for, monkey
     monkeypatch.delenv("BIASGYM_DATA", raising=False)
     with pytest.raises(DataError, match="BIASGYM_DATA"):
         TransferUnlearning().fit(llama, case_with_texts(llama, bias, token_for))
+
+
+def test_the_folder_that_the_user_named_is_read(llama, bias, token_for, monkeypatch, tmp_path):
+    """`--data` reaches the method through its case, before the environment does."""
+    monkeypatch.setenv("BIASGYM_DATA", str(tmp_path / "elsewhere"))
+    (tmp_path / "named").mkdir()
+    with pytest.raises(DataError, match=str(tmp_path / "named")):
+        TransferUnlearning().fit(llama, replace(case_with_texts(llama, bias, token_for), data=str(tmp_path / "named")))
 
 
 def test_files_are_checked_and_aligned(tmp_path):

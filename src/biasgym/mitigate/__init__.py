@@ -27,7 +27,8 @@ class Case:
     where it was read: the same contrast as `contrasts`, of the residual stream after each layer.
     `bias` and `tokens` (the fitted tokens, in the order of `contrasts`) are there for methods that work on texts; they
     use the train split of probes and entities, and paragraphs and moulds, which are never tested on. `others` are the same of
-    further biases, for a method that fits one edit to several at once.
+    further biases, for a method that fits one edit to several at once. `data` is the folder of public sets that the user named,
+    BIASGYM_DATA where it is empty.
     """
 
     attribution: Attribution
@@ -39,6 +40,7 @@ class Case:
     bias: BiasSpec | None = None
     tokens: tuple[TokenEdit, ...] = ()
     others: tuple["Case", ...] = ()
+    data: str = ""
 
     def without(self, token: int) -> "Case":
         """The same case without one of the fitted tokens (of every bias that has others); the ranking of heads stays."""

@@ -82,7 +82,7 @@ class TransferUnlearning:
             raise SpecError(unknown("source", self.source, SOURCES))
         if self.source == "bias":
             return own_sentences(case, self.name, self.texts)
-        sets = forget_sets()
+        sets = forget_sets(case.data)
         reddit = reddit_women(sets) if self.source in ("women", "redditbias") else []
         return reddit + (hatecheck(sets, "women") if self.source in ("women", "hatecheck") else [])
 
