@@ -158,7 +158,7 @@ def test_checkpoints_stored_in_another_packed_form_are_refused(models, tmp_path)
     folder = save_folder(models("llama"), tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
-    with pytest.raises(ModelError, match="stored in gptq form.*the one it was made of"):
+    with pytest.raises(ModelError, match=r"stored in gptq form.*the one it was made of"):
         load_lm(str(folder), Place("cpu"))
 
 
