@@ -29,6 +29,7 @@ STATES: dict[State, str] = {
     "failed": "failed",
 }
 KINDS: dict[State, Literal["inside", "outside", "not met"]] = {"inside": "inside", "outside": "outside"}  # whatever else: not met
+LEVEL = 0.005  # of the gap: what rounds to the same percent is no better
 FORMATS = (".html", ".svg", ".json", ".md")
 Cells = tuple[float, float, float, int]
 
@@ -210,10 +211,10 @@ def verdict_on_ours(found: dict[str, Any]) -> list[str]:
         return []
     if ours["state"] != "inside":
         return [f"Ours (`direction`) is not inside the budget here ({STATES[ours['state']]}); {len(inside)} methods are."]
-    better = [row["label"] for row in inside if row["closed"][0] > ours["closed"][0]]
+    better = [row["label"] for row in inside if row["closed"][0] > ours["closed"][0] + LEVEL]
     clearly = [row["label"] for row in inside if row["closed"][1] > ours["closed"][2]]
     if not better:
-        return ["Ours (`direction`) closes the most inside the budget."]
+        return ["No method closes more inside the budget than ours (`direction`)."]
     end = f"; of {', '.join(f'`{one}`' for one in clearly)} the intervals do not even overlap" if clearly else ""
     return [f"Ours (`direction`) is beaten inside the budget by {', '.join(f'`{one}`' for one in better)}{end}."]
 
@@ -228,7 +229,7 @@ def _grid(found: dict[str, Any], rows: Sequence[Standing]) -> list[list[str]]:
     for row in rows:
         if row.closed is None:
             continue
-        marks = [f"{row.benchmarks[n][1]:.1f} ({row.benchmarks[n][0]:.1f})" if n in row.benchmarks else "" for n in shown]
+        marks = ["{1:.1f} [{2:.1f}, {3:.1f}] ({0:.1f})".format(*row.benchmarks[n]) if n in row.benchmarks else "" for n in shown]
         picked = ", ".join(f"{key}={value}" for key, value in row.picked.items())
         prices = [_ranged(row.prices.get("bits-per-byte"), ".2f"), _ranged(row.prices.get("kl"), ".4f"), _ranged(row.prices.get("concept"), ".0%")]
         lines.append([row.label, row.state, _ranged(row.closed, ".0%"), *prices, *marks, picked, str(row.trials), f"{row.seconds:.0f}"])

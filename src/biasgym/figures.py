@@ -428,7 +428,7 @@ def ring_figure(key: str, title: str, contenders: Sequence[Contender]) -> str:
     for number, one in enumerate(contenders, 1):
         parts += _contender(number, one, x, y)
     for place, (words, (shape, style)) in enumerate(RINGSIDE.items()):
-        left = 20 + 165 * place
+        left = 20 + 150 * place
         told = {"inside": "inside the budget", "outside": "outside it on test", "not met": "not met on dev, or broken"}[words]
         parts += [_mark(shape, left, height + 6, 5, f"mark {style}"), text(left + 12, height + 10, told, style="small strong")]
     for number, one in enumerate(contenders, 1):
