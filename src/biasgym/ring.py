@@ -11,6 +11,7 @@ from typing import Any
 from biasgym import catalog
 from biasgym.bias import load_bias
 from biasgym.datasets import library
+from biasgym.edits import TokenEdit
 from biasgym.errors import DataError, SpecError, unknown
 from biasgym.files import append_rows, read_rows
 from biasgym.records import RunRecord, RunSpec, fingerprint
@@ -19,7 +20,7 @@ from biasgym.spec import inline_toml, resolve_spec
 from biasgym.store import RECORD, read_record
 from biasgym.sweep import Planned, run_in
 from biasgym.tune import DevRoom
-from biasgym.workers import run_local
+from biasgym.workers import fitting, run_local
 
 MOST_TRIALS = 20
 METRICS = ("association", "concept", "bits-per-byte", "kl")
@@ -176,7 +177,7 @@ def bouts(session: Session, ring: Ring, workers: int = 1) -> Iterator[Bout]:
 
     What no entrant can do without (model, tokens, attribution) is made first, and an error there is everybody's: it is
     raised. An entrant's own failure is its own bout's reason. The base is asked once on test, through the store, and once on
-    dev, here; by every worker for itself where there are several.
+    dev, here. Workers ask it on dev for themselves, and no more of them are started than fit into memory beside each other.
     """
     missing: list[tuple[Entrant, Job]] = []
     for entrant, spec in ring.entrants:
@@ -188,8 +189,10 @@ def bouts(session: Session, ring: Ring, workers: int = 1) -> Iterator[Bout]:
             missing.append((entrant, job))
     if not missing:
         return
-    room = _room(missing[0][1])
+    first = missing[0][1]
+    tokens = _shared(Job(session, first.spec, first.bias))  # a job of its own, which takes its hold on the model with it
     if workers == 1:
+        room = _room(first, tokens)
         for entrant, job in missing:
             start = time.monotonic()
             outcome = _fought(session, job, room)
@@ -197,8 +200,14 @@ def bouts(session: Session, ring: Ring, workers: int = 1) -> Iterator[Bout]:
         return
     by_id = {job.identity: (entrant, job) for entrant, job in missing}
     planned = [Planned(identity, entrant.label, job.spec.model_dump(mode="json")) for identity, (entrant, job) in by_id.items()]
-    root = str(session.store.root.absolute())
-    for event in run_local(planned, root, asdict(session.place), workers=workers, data=session.data):
+    session.release()
+    planned, workers, sentence = fitting(planned, asdict(session.place), workers)
+    if sentence:
+        session.say(sentence)
+    for one in planned:
+        if one.state == "failed":
+            yield _ended(session, *by_id[one.id], one.state, one.reason, 0.0)
+    for event in run_local(planned, str(session.store.root.absolute()), asdict(session.place), workers=workers, data=session.data):
         if event.state in ("ok", "failed"):
             yield _ended(session, *by_id[event.id], event.state, event.note, event.seconds)
 
@@ -216,16 +225,21 @@ def _clock(session: Session, job: Job) -> Path:
         return kept / "seconds.jsonl"
 
 
-def _room(job: Job) -> DevRoom:
-    """The one dev room of the ring, the base asked in it; tokens and attribution are made on the way."""
+def _shared(job: Job) -> tuple[TokenEdit, ...]:
+    """Make what all entrants have in common and give back the fitted tokens: nobody's time."""
     job.lm.check_answers(job.bias.stereotype, job.bias.foil)
     tokens = tuple(job.token("trained", seed) for seed in job.spec.seeds)
     for role in job.spec.controls:
         job.token(role, job.spec.test_seed)
     job.token("trained", job.spec.test_seed)
     job.case(job.spec.locate.method, tokens)
+    return tokens
+
+
+def _room(job: Job, tokens: tuple[TokenEdit, ...]) -> DevRoom:
+    """The one dev room of the ring, the base asked in it: nobody's time either."""
     room = DevRoom(job.lm, job.bias, tokens, job.spec.tune)
-    room.base  # noqa: B018 (asked here, so that it is nobody's time)
+    room.base  # noqa: B018 (asked here)
     return room
 
 

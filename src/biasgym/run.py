@@ -98,6 +98,10 @@ class Session:
             self._loaded = (name, dtype, load_lm(name, replace(self.place, dtype=dtype), tell=self.say))
         return self._loaded[2]
 
+    def release(self) -> None:
+        """Let go of the model: others are about to load it."""
+        self._loaded = None
+
     def run(self, spec: RunSpec, *, again: bool = False) -> RunRecord:
         """Do what is missing of a run and give back its record; a whole run is only read."""
         job = Job(self, spec, load_bias(spec.bias))

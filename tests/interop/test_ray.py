@@ -99,14 +99,16 @@ def same_as_alone(planned, runs, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_killed_ray_worker_is_replaced(models, tmp_path):
-    """kill -9 to the worker in the middle of its task: Ray starts another, which goes on, and both records are right."""
+@pytest.mark.parametrize("victim", ["ray::run_spec", "gcs/gcs_server"])
+def test_a_killed_worker_or_head_of_our_own_ray_is_replaced(victim, models, tmp_path):
+    """kill -9 in the middle of a run: Ray starts another worker, we start another Ray; it goes on, and both records are right."""
     file, runs = two_runs(models, tmp_path)
     planned = plan_sweep(file, session_for(str(runs), {"device": "cpu"}))
-    killer, killed = kill_soon(runs, lambda: of_ours("ray::run_spec", os.getpid())[:1])
+    killer, killed = kill_soon(runs, lambda: of_ours(victim, os.getpid())[:1])
     events = list(run_on_ray(planned, str(runs), {"device": "cpu"}, "local", workers=1))
     killer.join()
     assert killed
+    assert any("head died" in event.note for event in events) == (victim == "gcs/gcs_server"), events
     assert [row["state"] for row in summary(planned, {event.id: event for event in events})] == ["ok", "ok"]
     same_as_alone(planned, runs, tmp_path)
 
@@ -133,20 +135,6 @@ def test_a_killed_driver_leaves_no_ray_behind_and_the_command_goes_on(models, tm
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     same_as_alone(plan_sweep(file, session_for(str(runs), {"device": "cpu"})), runs, tmp_path)
-
-
-@pytest.mark.filterwarnings("default")
-def test_a_killed_head_of_our_own_ray_is_started_once_more(models, tmp_path):
-    """kill -9 to the head in the middle of a run: another Ray does what is left, and both records are right."""
-    file, runs = two_runs(models, tmp_path)
-    planned = plan_sweep(file, session_for(str(runs), {"device": "cpu"}))
-    killer, killed = kill_soon(runs, lambda: of_ours("gcs/gcs_server", os.getpid())[:1])
-    events = list(run_on_ray(planned, str(runs), {"device": "cpu"}, "local", workers=1))
-    killer.join()
-    assert killed
-    assert any(event.state == "waiting" and "head died" in event.note for event in events), events
-    assert [row["state"] for row in summary(planned, {event.id: event for event in events})] == ["ok", "ok"]
-    same_as_alone(planned, runs, tmp_path)
 
 
 @pytest.fixture
@@ -176,8 +164,7 @@ def test_a_killed_head_at_an_address_is_told_and_the_command_goes_on(models, tmp
     planned = plan_sweep(file, session_for(str(runs), place))
 
     def heads():
-        found = subprocess.run(["pgrep", "-f", "gcs_server .*--gcs_server_port=6399"], check=False, capture_output=True, text=True).stdout
-        return [int(word) for word in found.split()]
+        return of_ours("gcs_server_port=6399", 1)
 
     address = cluster()
     assert heads()
