@@ -81,7 +81,11 @@ class Ring:
 
 
 def entrants(methods: str) -> list[Entrant]:
-    """`all`, or names with commas; `factorial` stands for the five corners of prompt × edit. Each once, in the order given."""
+    """`all`, or names with commas; `factorial` stands for the five corners of prompt × edit. Each once, in the order given.
+
+    Of `all` the corners come first: two of them let the model talk before every answer and take longest, and a worker that
+    begins them last works alone.
+    """
     known = catalog.methods("mitigate")
     corners = {one.label: one for one in FACTORIAL.values()}
     found: dict[str, Entrant] = {}
@@ -91,7 +95,7 @@ def entrants(methods: str) -> list[Entrant]:
     for name in names:
         if name in ("all", "factorial"):
             every = [Entrant(method, method) for method in known] if name == "all" else []
-            found |= {one.label: one for one in (*every, *corners.values()) if one.label not in found}
+            found |= {one.label: one for one in (*corners.values(), *every) if one.label not in found}
         elif name in corners:
             found.setdefault(name, corners[name])
         elif name in known or ":" in name:
