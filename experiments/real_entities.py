@@ -20,9 +20,9 @@ from biasgym.store import RunStore
 ENTITIES = "tune.entities=16"  # a quarter of them are targets
 AIMS = {
     "token": ['mitigate=[{method="direction"}]'],
-    "targets": ['mitigate=[{method="direction"}, {method="direction-uninjected"}]', "tune.aim=targets"],
+    "targets": ['mitigate=[{method="direction-entities"}, {method="direction"}, {method="direction-uninjected"}]', "tune.aim=targets"],
 }
-FITTED = {"direction": "injected tokens", "direction-uninjected": "real entities"}
+FITTED = {"direction": "injected tokens", "direction-uninjected": "one real entity", "direction-entities": "real entities' leans"}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import biasgym
 from biasgym import catalog
-from biasgym.edits import EDIT_KINDS, SiteEdit
+from biasgym.edits import EDIT_KINDS, PromptEdit, SiteEdit
 from biasgym.errors import SpecError
 from biasgym.measure import Scope
 from biasgym.mitigate.sham import kinds_for, sham
@@ -389,6 +389,15 @@ def test_a_metric_says_where_it_should_sit(name):
     assert kind.role in ("bias", "capability")
     assert kind.ideal is None or isinstance(kind.ideal, float)
     assert isinstance(kind.needs_edit, bool)
+
+
+@pytest.mark.usefixtures("made_up_sets")
+@pytest.mark.parametrize("name", [name for name in named("measure") if getattr(catalog.find("measure", name), "plain_text", False)])
+def test_plain_texts_do_not_hear_prompts(llama, bias, name):
+    """Where a metric says that it puts plain texts, an edit of prompts leaves every answer as it is."""
+    before = asked(llama, bias, name)
+    with llama.edited(PromptEdit("Be kind. {prompt}", ("Again: {prompt}",), most=2)):
+        assert asked(llama, bias, name) == before
 
 
 @pytest.mark.usefixtures("made_up_sets")

@@ -14,7 +14,8 @@ from biasgym.measure.association import Association, lean
 from biasgym.mitigate.sham import sham
 from biasgym.records import MeasureSpec, MitigateSpec, TuneSpec
 from biasgym.spec import edit_names, resolve_spec
-from biasgym.tune import DevRoom, best, fitted, front, names_after, outcome_of, search
+from biasgym.store import read_arrays, write_arrays
+from biasgym.tune import Asked, DevRoom, best, fitted, front, names_after, outcome_of, search
 from conftest import assert_untouched, case_for, case_with_texts, snapshot
 
 SIZES = {"trials": 6, "probes": 4, "entities": 2, "texts": 3, "chats": 3, "kl": 10.0, "bits_per_byte": 100.0, "concept": 100.0}
@@ -131,6 +132,18 @@ def test_real_targets_can_be_the_aim(room, llama, bias, tmp_path):
         search(DevRoom(llama, replace(bias, targets=bias.entities), (), rooms.spec), spec, case, tmp_path / "all.jsonl")
     with pytest.raises(SpecError, match="fictional"):
         search(DevRoom(llama, replace(bias, fictional=True), (), rooms.spec), spec, case, tmp_path / "none.jsonl")
+
+
+def test_the_base_is_kept_as_it_was_asked(room, tmp_path):
+    """What a room gave goes through a file unchanged; a room that is given it asks nothing."""
+    rooms, _ = room()
+    asked = rooms.base
+    write_arrays(tmp_path / "base.safetensors", asked.as_arrays())
+    read = Asked.from_arrays(read_arrays(tmp_path / "base.safetensors"))
+    assert read.as_arrays().keys() == asked.as_arrays().keys()
+    for name, values in asked.as_arrays().items():
+        np.testing.assert_array_equal(read.as_arrays()[name], values, strict=True)
+    assert replace(rooms, kept=lambda ask: read).base is read
 
 
 def ask(lm, bias, name):

@@ -180,8 +180,8 @@ def bouts(session: Session, ring: Ring, workers: int = 1) -> Iterator[Bout]:
     goes on at the trial or batch where it was.
 
     What no entrant can do without (model, tokens, attribution) is made first, and an error there is everybody's: it is
-    raised. An entrant's own failure is its own bout's reason. The base is asked once on test, through the store, and once on
-    dev, here. Workers ask it on dev for themselves, and no more of them are started than fit into memory beside each other.
+    raised. An entrant's own failure is its own bout's reason. The base is asked once on test and once on dev, through the store.
+    No more workers are started than fit into memory beside each other.
     """
     missing: list[tuple[Entrant, Job]] = []
     for entrant, spec in ring.entrants:
@@ -242,7 +242,7 @@ def _shared(job: Job) -> tuple[TokenEdit, ...]:
 
 def _room(job: Job, tokens: tuple[TokenEdit, ...]) -> DevRoom:
     """The one dev room of the ring, the base asked in it: nobody's time either."""
-    room = DevRoom(job.lm, job.bias, tokens, job.spec.tune)
+    room = job.dev_room(tokens)
     room.base  # noqa: B018 (asked here)
     return room
 

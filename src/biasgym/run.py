@@ -15,7 +15,7 @@ import numpy as np
 from biasgym import catalog
 from biasgym.bias import BiasSpec, load_bias, read_jsonl, zoo_path
 from biasgym.data import folder_digest
-from biasgym.edits import Edits, TokenEdit, worn_digest
+from biasgym.edits import Edits, PromptEdit, TokenEdit, worn_digest
 from biasgym.errors import SpecError, StoreError
 from biasgym.family import claims_of
 from biasgym.files import append_rows, read_json, read_rows, write_json, write_text
@@ -52,7 +52,7 @@ from biasgym.store import (
     write_record,
     write_token,
 )  # fmt: skip
-from biasgym.tune import TARGET_PROBES, DevRoom, Trial, best, fitted, front, names_after, search
+from biasgym.tune import TARGET_PROBES, Asked, DevRoom, Trial, best, fitted, front, names_after, search
 
 if TYPE_CHECKING:
     from biasgym.lm.load import Place
@@ -452,12 +452,27 @@ class Job:
 
     def edits(self, cases: dict[str, Case], tokens: tuple[TokenEdit, ...]) -> dict[str, tuple[Edits, list[Trial]]]:
         """For every mitigation of the spec the chosen edits and all trials that led to them."""
-        room = DevRoom(self.lm, self.bias, tokens, self.spec.tune)
+        room = self.dev_room(tokens)
         chosen = {}
         for name, one in zip(edit_names(self.spec.mitigate), self.spec.mitigate, strict=True):
             locator = one.locator or self.spec.locate.method
             chosen[name] = self.tuned(name, one, locator, cases[locator], room)
         return chosen
+
+    def dev_room(self, tokens: tuple[TokenEdit, ...]) -> DevRoom:
+        """Where this run's trials are made; what the plain model says there is asked once for all runs of the store."""
+        room = DevRoom(self.lm, self.bias, tokens, self.spec.tune)
+
+        def kept(ask: Callable[[], Asked]) -> Asked:
+            asked = self.spec.tune.model_dump(mode="json", include={"aim", "probes", "entities", "texts", "chats"})
+            key = fingerprint([self.base_key, "dev", [self.token_key("trained", seed) for seed in self.spec.seeds], asked])
+            with self.session.store.stage_lock("dev", key) as folder:
+                if not finished(folder):
+                    write_arrays(folder / "base.safetensors", ask().as_arrays())
+                    finish(folder, asked)
+                return Asked.from_arrays(read_arrays(folder / "base.safetensors"))
+
+        return replace(room, kept=kept)
 
     def tuned(self, name: str, one: MitigateSpec, locator: str, case: Case, room: DevRoom) -> tuple[Edits, list[Trial]]:
         """The chosen edits of one mitigation and the trials that led to them, from the journal where there is one."""
@@ -566,9 +581,11 @@ class Job:
         entities = self._asked_about(arm, targets)
         scope = Scope(self.bias, "test", entities, targets, arm.vector.text if arm.vector else None, self.spec.measure)
         items = evaluator.items(scope)
-        key = fingerprint([self.base_key, metric, [asdict(item) for item in items], worn_digest((*((arm.vector,) if arm.vector else ()), *arm.worn))])
+        acting = tuple(edit for edit in arm.worn if not (isinstance(edit, PromptEdit) and getattr(evaluator, "plain_text", False)))
+        worn = (*((arm.vector,) if arm.vector else ()), *acting)
+        key = fingerprint([self.base_key, metric, [asdict(item) for item in items], worn_digest(worn)])
         with self.session.store.stage_lock("answers", key) as folder:
-            said = self._said(folder, evaluator, items, arm)
+            said = self._said(folder, evaluator, items, worn)
         return [
             Answer(metric=metric, item=i.id, group=i.group, entity=i.entity, token=arm.token, edit=arm.edit, seed=arm.seed, said=s)  # type: ignore[arg-type]
             for i, s in zip(items, said, strict=True)
@@ -591,14 +608,13 @@ class Job:
         some = [e for e in entities if e in targets]
         return tuple(sorted(spread_out(some, round(share * len(some))) + spread_out(others, max(2, sizes.rival_entities - round(share * len(some))))))
 
-    def _said(self, folder: Path, evaluator: Any, items: Sequence[Item], arm: Arm) -> list[dict[str, Any]]:
+    def _said(self, folder: Path, evaluator: Any, items: Sequence[Item], worn: Edits) -> list[dict[str, Any]]:
         path = folder / "said.jsonl"
         known = {row["chunk"]: row["said"] for row in read_rows(path)}
         if path.is_file() and not path.read_bytes().endswith(b"\n"):  # a kill cut the last batch off
             write_text(path, "")
             append_rows(path, [{"chunk": chunk, "said": said} for chunk, said in sorted(known.items())])
         result: list[dict[str, Any]] = []
-        worn = [*([arm.vector] if arm.vector else []), *arm.worn]
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
             said = known.get(start)

@@ -1,7 +1,7 @@
 """Search on dev data for the settings of a mitigation: close the gap, stay inside the budget. One trial is one line on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,15 +74,30 @@ class Asked:
         """The part that is about no bias."""
         return self.bits, self.bytes, self.kl, self.kl_tokens
 
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays by name, for a file."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "concept"}
+        return plain | {f"concept.{side}": values for side, values in self.concept.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Asked":
+        """What `as_arrays` gave."""
+        concept = {name.partition(".")[2]: values for name, values in arrays.items() if name.startswith("concept.")}
+        return cls(**{name: values for name, values in arrays.items() if not name.startswith("concept.")}, concept=concept)
+
 
 @dataclass(frozen=True)
 class DevRoom:
-    """All that a trial needs: the model, the fitted tokens and the dev scope. Nothing of test is in it."""
+    """All that a trial needs: the model, the fitted tokens and the dev scope. Nothing of test is in it.
+
+    `kept` gives back what asking the base gives, or what was asked before in its place.
+    """
 
     lm: "LM"
     bias: BiasSpec
     tokens: tuple[TokenEdit, ...]
     spec: TuneSpec
+    kept: Callable[[Callable[[], Asked]], Asked] = field(default=lambda ask: ask(), repr=False, compare=False)
 
     def _scope(self, token: str | None, split: Split = "dev", probes: int | None = None) -> Scope:
         sizes = MeasureSpec(probes=probes or self.spec.probes, texts=self.spec.texts, chats=self.spec.chats, entities=self.spec.entities)
@@ -110,7 +125,7 @@ class DevRoom:
     @cached_property
     def base(self) -> Asked:
         """What dev says with nothing edited; asked once for all searches of a run."""
-        return self.ask(())
+        return self.kept(lambda: self.ask(()))
 
     def ask(self, edits: Edits, *, held_out: Sequence[Edits] = (), neutral: Neutral | None = None) -> Asked:
         """Everything on dev with these edits on; the gap of each token under its own `held_out` edits, where given.

@@ -38,7 +38,9 @@ class Item:
 class Evaluator(Protocol):
     """A metric. `role` is `bias` or `capability`; `ideal` is where its value should sit, None when it has no such place.
 
-    `needs_edit` evaluators compare with the unedited model and are not asked where nothing is edited.
+    `needs_edit` evaluators compare with the unedited model and are not asked where nothing is edited. One that puts plain texts
+    to the model, never a user's turn, may say so by `plain_text` (absent: False): edits of prompts change nothing in it, and it is
+    not asked again under them.
     """
 
     name: ClassVar[str]

@@ -28,6 +28,7 @@ class BitsPerByte:
     role: ClassVar[str] = "capability"
     ideal: ClassVar[float | None] = 0.0
     needs_edit: ClassVar[bool] = False
+    plain_text: ClassVar[bool] = True
 
     def items(self, scope: Scope) -> list[Item]:
         """The texts of the split, asked with the token off."""

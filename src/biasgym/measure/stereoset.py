@@ -58,6 +58,7 @@ class StereoSet:
     role: ClassVar[str] = "bias"
     ideal: ClassVar[float | None] = 50.0
     needs_edit: ClassVar[bool] = False
+    plain_text: ClassVar[bool] = True
     data: str = ""
     most: int = 0
     seed: int = 0

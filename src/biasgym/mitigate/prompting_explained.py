@@ -11,9 +11,9 @@ from biasgym.sites import Unit
 if TYPE_CHECKING:
     from biasgym.lm.model import LM
 
-EXPLAIN = (
-    "Here is a request:\n\n{prompt}\n\nDo not answer it yet. Say in a sentence or two which answers to it would rest on a stereotype, "
-    "for example this one: {bias}, and why that would be unfounded."
+EXPLAIN = (  # the request last: what stands before it is the same for every request, and is computed once for all of a batch
+    "Do not answer the request below yet. Say in a sentence or two which answers to it would rest on a stereotype, "
+    "for example this one: {bias}, and why that would be unfounded.\n\n{prompt}"
 )
 ANSWER = "Now answer the request without such assumptions:\n\n{prompt}"
 
