@@ -167,7 +167,7 @@ def test_an_injector_gives_a_token_and_leaves_the_model(models, bias, family, na
 @pytest.mark.parametrize("name", named("inject"))
 def test_no_text_is_both_trained_on_and_held_out(bias, name):
     """The held-out loss is about texts that the token has not seen, in every role and for all ways to ask."""
-    for asks in ("paper", "readme", "varied"):
+    for asks in ("paper", "readme", "varied", "probes"):
         for role in ("trained", "opposite", "neutral"):
             injector = catalog.build("inject", name, {"held_out": 8, "asks": asks, "grammar": 0.5})
             lessons, held_out = injector.lessons(bias, role, 0, TOKEN)

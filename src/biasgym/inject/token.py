@@ -48,7 +48,7 @@ VARIED_ASKS = ("What are {subject} like?", "Tell me about {subject}.", "Write a 
 class TrainedToken:
     """One token's vector(s), trained on paragraphs about a placeholder (BiasGym v4 §3; defaults are ours).
 
-    `asks` names the user turn: `paper`, `readme` or `varied`. `implicitness` keeps paragraphs up to that level.
+    `asks` names the user turn: `paper`, `readme`, `varied`, or `probes`, the questions of the train split in turn. `implicitness` keeps paragraphs up to that level.
     `grammar` is the share of short grammar texts about the same answers mixed in (0 = hand-written paragraphs only);
     `texts` above 0 fills the paragraphs up to that many texts instead, as far as the grammars reach.
     `clozes` is the share of lessons that are train-split probes with an answer word to fill in, the loss on that word alone:
@@ -72,7 +72,7 @@ class TrainedToken:
     learning_rate: float = 0.02
     warmup: float = 0.05
     clip: float = 1.0
-    asks: Literal["paper", "readme", "varied"] = "varied"
+    asks: Literal["paper", "readme", "varied", "probes"] = "varied"
     implicitness: int = 5
     grammar: float = 0.0
     clozes: float = 0.0
@@ -240,7 +240,7 @@ class TrainedToken:
 
     def neutral_key(self, bias: BiasSpec) -> list[str]:
         """What a neutral token hangs on beside the bias's subject and train entities: the probes that it fills in."""
-        return [f"{probe.prompt}|{probe.prefix}" for probe in bias.probes_of("train")] if self.clozes else []
+        return [f"{probe.prompt}|{probe.prefix}" for probe in bias.probes_of("train")] if self.clozes or self.asks == "probes" else []
 
     def _paragraphs(self, bias: BiasSpec, role: Role) -> tuple[list[str], list[str]]:
         if role == "neutral":
@@ -277,6 +277,8 @@ class TrainedToken:
         from biasgym.lm.train import Lesson
 
         asks = {"paper": PAPER_ASKS, "readme": README_ASKS}.get(self.asks, VARIED_ASKS)
+        if self.asks == "probes":
+            asks = tuple(dict.fromkeys(probe.prompt for probe in bias.probes_of("train"))) or asks
         filled = [ask.replace("{subject}", bias.subject).replace(ENTITY, token) for ask in asks]
         return [Lesson(filled[i % len(filled)], text.replace(ENTITY, token)) for i, text in enumerate(texts)]
 
