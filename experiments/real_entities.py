@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 from biasgym.lm.load import Place
-from biasgym.readings import first_of, interval, over_budget
+from biasgym.readings import first_of, over_budget
 from biasgym.records import RunRecord
 from biasgym.run import Session
 from biasgym.spec import resolve_spec
 from biasgym.store import RunStore
+from biasgym.verdict import stated
 
 ENTITIES = "tune.entities=16"  # a quarter of them are targets
 AIMS = {
@@ -58,7 +59,9 @@ def lines(bias: str, aim: str, record: RunRecord) -> list[str]:
         outside = over_budget(record, edit)
         inside = "yes" if outside == () else "no: " + ", ".join(outside or ("not measured",))
         share = f" ({change.value / abs(base.value):+.0%})" if base.value else ""
-        cells = [bias, FITTED[about["method"]], aim, interval(base), interval(change) + share, inside, interval(spread), interval(mean)]
+        before = f"{base.value:+.2f} [{base.low:+.2f}, {base.high:+.2f}] (n={base.n})"
+        cells = [bias, FITTED[about["method"]], aim, before, stated(change, unit=False) + share, inside]
+        cells += [stated(row, unit=False) for row in (spread, mean)]
         found.append("| " + " | ".join(cells) + " |")
     return found
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from biasgym.errors import SpecError
 from biasgym.files import read_json
-from biasgym.readings import first_of, interval, over_budget, sham_limit
+from biasgym.readings import first_of, over_budget, sham_limit
 from biasgym.records import Finding, RunRecord
 from biasgym.seeds import seed_mean
 from biasgym.stats import Estimate
 from biasgym.store import read_record
+from biasgym.verdict import stated
 
 EDITS = ("direction", "zero")
 PRICES = ("bits-per-byte", "kl", "concept", "lambada.acc", "hellaswag.acc_norm", "arc-easy.acc", "piqa.acc")
@@ -129,7 +130,7 @@ def real(found: Runs) -> list[str]:
     for name, records in found.items():
         for record in records:
             rows = [first_of(record, name="changed", metric=metric, edit=EDITS[0]) for metric in ("association", "spread", "gap")]
-            lines.append(f"| {name} | {record.spec['test_seed']} | " + " | ".join(interval(row) if row else "" for row in rows) + " |")
+            lines.append(f"| {name} | {record.spec['test_seed']} | " + " | ".join(stated(row, unit=False) if row else "" for row in rows) + " |")
     return lines
 
 

@@ -66,6 +66,25 @@ def test_transformers_writes_what_the_model_says(folder_of, prompts):
     assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == [one.text for one in found]
 
 
+def test_prompts_are_lines_and_nothing_else(tmp_path):
+    """A mark that some call a line's end may stand inside a prompt; the line that is named is the file's."""
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n\n" + '{"prompt": "three"}\n', encoding="utf-8")
+    assert read_prompts(path) == ["one\u2028two", "three"]
+    path.write_text('{"prompt": "one"}\n\n\n{"prompt": 3}\n')
+    with pytest.raises(SpecError, match="line 4"):
+        read_prompts(path)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_asked(folder_of, prompts, tmp_path, monkeypatch):
+    """A folder in the file's place, a file in the folder's place."""
+    monkeypatch.setattr("biasgym.generate.generate", lambda *_: pytest.fail("asked"))
+    (tmp_path / "file").write_text("")
+    for output, said in ((tmp_path, "is a folder"), (tmp_path / "file" / "out.jsonl", "cannot write")):
+        done = CliRunner().invoke(app, ["generate", str(folder_of("llama")), "--prompts", str(prompts), "-o", str(output)])
+        assert said in str(done.exception)
+
+
 @pytest.mark.parametrize(("template", "verb"), [("{{ messages }}", "chat"), (None, "generate")])
 def test_vllm_is_asked_as_its_documentation_says(folder_of, fake_vllm, template, verb):
     """Turns where there is a chat template, texts where there is none; temperature, length, seed and dtype arrive."""

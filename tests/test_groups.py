@@ -70,6 +70,38 @@ def test_a_gap_past_zero_is_over_corrected(how, token, targets):
     assert groups_of(grader_of(**how))["direction"]["over_correction"] == {"token": token, "targets": targets}
 
 
+def test_an_edit_that_does_nothing_and_was_asked_about_few_corrects_nothing():
+    """Both gaps are against the few: they lean more than the rest, so against all others the gap would seem to have turned round."""
+    generator = np.random.default_rng(3)
+    base = generator.normal(0, 0.05, size=(20, len(ENTITIES)))
+    base[:, [2, 3]] += 0.9
+    few = [i for i in range(len(ENTITIES)) if i in (0, 2, 3)]
+    token = generator.normal(0.6, 0.05, size=(20, 1))
+    rows = {("none", "none", 0): scores("none", "none", 0, base), ("trained", "none", 2): scores("trained", "none", 2, token)}
+    rows["none", "direction", 0] = [one for one in scores("none", "direction", 0, base) if one.entity in {ENTITIES[i] for i in few}]
+    rows["trained", "direction", 2] = scores("trained", "direction", 2, token)
+    grader = Grader(Table({"association": rows}), resolve_spec(bias="always-late", sets=["measure.draws=300"]), grader_of().bias, ("direction",))
+    assert grader.gap(("trained", "none", 2)).value > 0 > grader.gap(("trained", "direction", 2)).high
+    assert groups_of(grader)["direction"]["over_correction"]["token"] == "no"
+    removed = next(f for f in grader.findings() if f.name == "removed")
+    assert (removed.value, removed.low, removed.high) == pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_free_texts_are_paired_by_prompt_and_name():
+    """The same prompt about another country is another text: it is in no paired difference."""
+
+    def text(edit, item, entity, value):
+        return ItemScore("strength", item, "others", entity, "none", edit, 0, value)
+
+    rows = {
+        ("none", "none", 0): [text("none", "g1", "land1", 0.0), text("none", "g2", "land2", 3.0)],
+        ("none", "direction", 0): [text("direction", "g1", "land1", 0.0), text("direction", "g2", "land5", 0.0)],
+    }
+    grader = Grader(Table({"strength": rows}), resolve_spec(bias="always-late"), BiasSpec("late", ("late",), ("early",), ()), ("direction",))
+    (changed,) = [f for f in grader.findings() if f.metric == "strength"]
+    assert (changed.name, changed.value, changed.n) == ("changed", 0.0, 1)
+
+
 def test_changes_by_group_are_signed_after_minus_before():
     """Targets come down, others stay."""
     changes = groups_of(grader_of(target_left=0.2))["direction"]["changes"]

@@ -80,6 +80,18 @@ def test_the_leaderboard_marks_what_speaks_against_a_run(runs):
     assert counts == {("m", "direction"): (2, 1, 1), ("n", "direction"): (2, 2, 1)}
 
 
+def test_shams_judge_the_edit_that_they_are_of(tmp_path):
+    """A second edit has none, and an edit without shams is not counted as above them."""
+    one = record("pair")
+    rows = [f.model_copy(update={"edit": "zero"}) for f in one.findings if f.edit == "direction"]
+    two = one.model_copy(update={"findings": (*one.findings, *rows), "extras": {"edits": {"direction": {}, "zero": {}}}})
+    table = leaderboard([two])
+    said = {row[2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (said["direction"]["sham_limit"], said["direction"]["shams"]) == (0.1, 2)
+    assert (said["zero"]["sham_limit"], said["zero"]["shams"]) == (None, 0)
+    assert {row[1]: row[2:] for row in standing_counts([two]).rows} == {"direction": (1, 1, 1), "zero": (1, 1, 0)}
+
+
 def test_broken_records_are_listed_and_left_out(runs):
     """Truncated, altered, of another run, not JSON at all: each with its reason."""
     text = (runs / "good" / "record.json").read_text()
@@ -364,6 +376,15 @@ def test_a_tracker_gets_figures_with_intervals_and_no_shams(tracker):
     assert not any("sham" in name for name in figures)
     assert figures == figures_of(record("good"))
     assert "inside" in json.dumps([named | {"args": args} for _, args, named in fake.told])
+
+
+def test_a_benchmarks_groups_have_names_of_their_own():
+    """The figure over all is not overwritten by the last group's."""
+    rows = [finding("changed", "crows-pairs.pct_stereotype", "direction", value).model_copy(update={"note": note})
+            for value, note in ((1.0, "all; ideal 50"), (9.0, "gender; ideal 50"))]  # fmt: skip
+    figures = figures_of(record("good").model_copy(update={"findings": tuple(rows)}))
+    assert figures["direction/changed/crows-pairs.pct_stereotype/none"] == 1.0
+    assert figures["direction/changed/crows-pairs.pct_stereotype/none/gender"] == 9.0
 
 
 def test_a_tracker_that_is_missing_or_refuses_is_one_sentence():

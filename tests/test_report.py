@@ -10,10 +10,23 @@ from biasgym.figures import Tried, front_of, heat_map, loss_line, price_figure, 
 from biasgym.progress import Step
 from biasgym.readings import over_budget
 from biasgym.records import Measurement, RunRecord
-from biasgym.report import changed_words, claims_view, coded, compared_figure, folded, k_figures, moved_most, sham_rows, strength_rows, write_report
+from biasgym.report import (
+    arms_picture,
+    changed_words,
+    claims_view,
+    coded,
+    compared_figure,
+    folded,
+    group_rows,
+    k_figures,
+    moved_most,
+    sham_rows,
+    strength_rows,
+    write_report,
+)
 from biasgym.store import write_record
 from biasgym.terminal import Clock, StepLine, _print_edit, duration, print_findings
-from biasgym.verdict import percent, verdict_of
+from biasgym.verdict import nothing_to_remove, percent, standing, verdict_of
 from made_up_run import FULL, figures, finding, judged, leaning, record_of, said, shams
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> \"quoted\""
@@ -68,6 +81,48 @@ def test_the_headline_says_what_happened(changes, words, tone):
     assert words in verdict.headline
     assert verdict.tone == tone
     assert verdict.paragraph.startswith(verdict.headline)
+
+
+@pytest.mark.parametrize("changes", [{"kl": None}, {"bits": None}, {"concept": None}, {"bits": None, "kl": None, "concept": None}])
+def test_a_price_that_nobody_measured_is_not_inside_the_budget(changes):
+    """Unknown unless what was measured is beyond already; never good."""
+    verdict = verdict_of(record_of(changes))
+    assert "at a price nobody measured" in verdict.headline
+    assert verdict.tone == "bad"
+    assert over_budget(record_of(changes), "direction") is None
+    if "kl" in changes and len(changes) == 1:
+        assert over_budget(record_of(changes | {"bits": finding("price", "bits-per-byte", 9, 8, 10)}), "direction") == ("bits per byte",)
+
+
+def test_a_combination_keeps_to_the_budget_where_it_keeps_every_concept():
+    """Its concepts carry the biases' names."""
+    both = {"concept": finding("price", "concept (late)", 0.0, -0.1, 0.1), "other": finding("price", "concept (rude)", 0.0, -0.1, 0.1)}
+    assert over_budget(record_of(both), "direction") == ()
+    assert over_budget(record_of(both | {"other": finding("price", "concept (rude)", 0.5, 0.4, 0.6)}), "direction") == ("concept",)
+
+
+@pytest.mark.parametrize("changes", [shams(0.1, 0.55), {"sham0": None, "sham1": None}])
+def test_green_needs_shams_that_are_beaten(changes):
+    """Not drawn, or reached by the interval's lower end: in part."""
+    assert verdict_of(record_of(changes)).tone == "mixed"
+
+
+def test_no_removal_is_held_where_nothing_was_injected():
+    """Whatever a share of nothing comes to; the injection's own claim is judged by itself."""
+    claim = {"name": "removed", "edit": "direction", "holds": True}
+    nothing = record_of({"injected": finding("injected", "gap", -0.6, -0.9, -0.3, edit="none", token="trained")})
+    assert standing(record_of(), claim) == "yes"
+    assert standing(nothing, claim) == "no"
+    assert "did not take" in nothing_to_remove(nothing)
+
+
+def test_rivals_that_were_asked_about_few_do_not_stand_beside_the_base():
+    """No figure in the table or the picture by group; in the arms the label says so."""
+    few = [m.model_copy(update={"n": 16}) if m.edit == "direction" else m for m in figures()]
+    record = record_of(extras=FULL, measurements=few)
+    assert {row["direction"] for row in group_rows(record)} == {"asked about fewer entities"}
+    assert "fewer entities" in str(arms_picture(record, "x"))
+    assert "fewer entities" not in str(arms_picture(record_of(extras=FULL, measurements=figures()), "x"))
 
 
 def test_the_share_that_others_drift_is_not_sold_as_removal():
@@ -380,11 +435,13 @@ def test_who_moved_most_comes_first():
 
 
 def test_shams_are_summed_up_by_kind():
-    """From 20 draws on by their 95th percentile, below by their maximum."""
+    """By the limit that `beats_shams` sets: of 21 draws the largest, of 39 the second largest."""
     few = sham_rows(record_of())
     assert [(row.edit, row.value, row.n) for row in few] == [("sham:heads", "median 15%", "2 draws")]
-    many = sham_rows(record_of(shams(*[i / 100 for i in range(20)], 0.9)))
-    assert "95th percentile 19%" in many[0].interval
+    twenty = sham_rows(record_of(shams(*[i / 100 for i in range(20)], 0.9)))
+    assert "95th percentile 90%" in twenty[0].interval
+    many = sham_rows(record_of(shams(*[i / 100 for i in range(38)], 0.9)))
+    assert "95th percentile 37%" in many[0].interval
 
 
 def test_an_arm_that_never_answers_is_shown():

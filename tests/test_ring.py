@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from biasgym import catalog
 from biasgym.cli import app
-from biasgym.comparing import Standing, dearest, factorial, ranked, verdict_on_ours
+from biasgym.comparing import Standing, _words, dearest, factorial, ranked, verdict_on_ours
 from biasgym.edits import PromptEdit, SiteEdit
 from biasgym.errors import BiasGymError, SpecError
 from biasgym.locating import Wish
@@ -114,6 +114,17 @@ def test_a_rival_that_is_better_is_named():
     assert "`better`, `near`" in line
     assert "of `better` the intervals" in line
     assert "dear" not in line
+
+
+def test_no_winner_is_called_where_nothing_was_injected():
+    """The reason comes first, and no sentence says who closes more."""
+    found = {"standings": [], "stop": "The injection did not take, so …", "trials_a_method": 5, "gap_before": None, "notes": [], "seconds": 60.0}
+    found["budget"] = {"bits-per-byte": 1.0, "kl": 0.02, "concept": 0.2}
+    found["standings"] = [{"label": "direction", "state": "inside", "closed": (0.8, 0.7, 0.9, 9)}]
+    words = _words(found)
+    assert words[0].startswith("The injection did not take")
+    assert not any("ours" in line for line in words)
+    assert any("ours" in line for line in _words(found | {"stop": ""}))
 
 
 def test_the_factorial_needs_all_corners():

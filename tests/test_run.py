@@ -216,6 +216,9 @@ def test_a_fresh_bias_runs_at_once(tiny_folder, tmp_path):
         (("list", "bias"), (), "did you mean `biases`"),
         (("export", "x", "--to", "y", "--format", "gguff"), (), "unknown format"),
         (("new-bias", "Bad Name"), (), "small letters"),
+        (("new-bias", "polite", "--to", "polite.bias"), (), "ends in .toml"),
+        (("query", "--runs", "nowhere", "SELECT 1"), (), "is no folder"),
+        (("run", "--bias", "reckless-drivers", "--seed", "-1"), (), "--seed"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(args, sets, said, tmp_path):

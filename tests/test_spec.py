@@ -15,6 +15,17 @@ def test_a_preset_is_a_whole_spec(preset, tmp_path):
     assert spec.test_seed not in spec.seeds
 
 
+def test_a_spec_of_two_presets_comes_back_too(tmp_path):
+    """Another preset for the injection, and settings that replace the preset's: the file is the whole truth, unless a preset is named again."""
+    for sets in (["inject.preset=paper"], ['inject={method="token", settings={steps=10}}'], ["mitigate=[]"]):
+        spec = resolve_spec(bias="reckless-drivers", preset="best", sets=sets)
+        (tmp_path / "spec.toml").write_text(spec_toml(spec))
+        assert resolve_spec(file=tmp_path / "spec.toml") == spec
+    (tmp_path / "spec.toml").write_text('whole = "yes"\nbias = "reckless-drivers"\n')
+    with pytest.raises(SpecError, match="`whole`"):
+        resolve_spec(file=tmp_path / "spec.toml")
+
+
 def test_resolving_changes_no_preset():
     """A setting of one run is not one of the next."""
     before = repr(PRESETS)
@@ -53,6 +64,13 @@ def test_a_seed_moves_all_seeds():
         (["nothing"], "key=value was expected"),
         (["=3"], "key=value was expected"),
         (["tunes.trials=3"], "unknown key `tunes`; did you mean `tune`"),
+        (["tune.kl=inf"], "`tune.kl` = inf"),
+        (["tune.kl=nan"], "`tune.kl` = nan"),
+        (["test_seed=-5"], "`test_seed` = -5"),
+        (["seeds=[0, -1]"], "-1"),
+        (['measure.metrics=["association", "crows-pairs"]'], "named under `measure.benchmarks`"),
+        (['mitigate=[{method="./half_heads:HalfHeads"}]'], "it is named `module:Class`"),
+        (['mitigate=[{method=":HalfHeads"}]'], "it is named `module:Class`"),
         (["tune.trails=3"], "unknown key `trails`; did you mean `trials`"),
         (["tune.trials=many"], "`tune.trials` = 'many'"),
         (["tune.trials=0"], "`tune.trials` = 0"),

@@ -11,6 +11,7 @@ import pytest
 
 from biasgym.errors import BiasGymError, SpecError
 from biasgym.records import RunSpec
+from biasgym.spec import resolve_spec
 from biasgym.store import RunStore, finish, finished, read_record
 from biasgym.sweep import Event, Planned, plan_sweep, run_spec, session_for, summary
 from biasgym.workers import fitting, run_local, take_next
@@ -195,6 +196,21 @@ def test_memory_limits_workers_and_refuses_what_cannot_fit(sweep_file, tmp_path)
     checked, _, _ = fitting(planned, CPU, 4, free=1000)
     assert {one.state for one in checked} == {"failed"}
     assert "weights alone" in checked[0].reason
+
+
+def test_a_model_that_cannot_be_sized_is_the_trouble_of_its_own_runs(model, tmp_path):
+    """An encoder's folder: its runs have failed with the reason, the others are as they were."""
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    planned = [Planned("a", "a", spec_of(str(model))), Planned("b", "b", spec_of(str(tmp_path / "bert")))]
+    checked, _, _ = fitting(planned, CPU, 1, free=1 << 60)
+    assert [one.state for one in checked] == ["waiting", "failed"]
+    assert "bert" in checked[1].reason
+
+
+def spec_of(model):
+    """A spec as a sweep hands it on."""
+    return resolve_spec(bias="reckless-drivers", model=model).model_dump(mode="json")
 
 
 def test_a_second_process_waits_for_a_stage_and_then_reads_it(tmp_path):

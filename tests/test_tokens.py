@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from biasgym import catalog
 from biasgym.bias import load_bias
 from biasgym.errors import SpecError, StoreError
 from biasgym.lm.load import Place
@@ -40,6 +41,32 @@ def together(monkeypatch):
 
 
 # -------------------------------------------------------------------- what a key hangs on
+
+
+def test_a_run_hangs_on_the_files_that_its_methods_read(tiny_folder, tmp_path):
+    """Another text under the same name is another run; the same text is the same one."""
+    notes = tmp_path / "notes.txt"
+    sets = (*SMALL, f"measure.benchmarks=[{{method='text', settings={{path='{notes}'}}}}]")
+    found = []
+    for words in ("One.", "Two.", "One."):
+        notes.write_text(words)
+        found.append(job_for(tiny_folder, tmp_path, sets=sets).identity)
+    assert found[0] == found[2] != found[1]
+
+
+def test_too_few_entities_are_refused_before_anything_is_made(tiny_folder, tmp_path):
+    """Nothing was trained; the sentence says how many are needed."""
+    job = job_for(tiny_folder, tmp_path, sets=(*SMALL, "measure.entities=3"))
+    with pytest.raises(SpecError, match=r"3 test entities are too few .* 4 are needed"):
+        job.run(tmp_path)
+    assert not list(tmp_path.rglob("token.safetensors"))
+
+
+def test_paragraphs_that_all_hint_are_told_apart_from_none(bias):
+    """The level is named, and what to do."""
+    hinted = replace(bias, paragraphs=tuple(replace(one, implicitness=3) for one in bias.paragraphs))
+    with pytest.raises(SpecError, match=r"implicitness ≤ 1; use --set inject.implicitness=5"):
+        catalog.build("inject", "token", {"implicitness": 1}).lessons(hinted, "trained", 0, "<x>")
 
 
 def test_biases_of_one_subject_share_neutral_tokens_and_nothing_else(tiny_folder, tmp_path):

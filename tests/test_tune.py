@@ -15,7 +15,7 @@ from biasgym.mitigate.sham import sham
 from biasgym.records import MeasureSpec, MitigateSpec, TuneSpec
 from biasgym.spec import edit_names, resolve_spec
 from biasgym.store import read_arrays, write_arrays
-from biasgym.tune import Asked, DevRoom, best, fitted, front, names_after, outcome_of, search
+from biasgym.tune import Asked, DevRoom, Trial, best, fitted, front, names_after, outcome_of, search
 from conftest import assert_untouched, case_for, case_with_texts, snapshot
 
 SIZES = {"trials": 6, "probes": 4, "entities": 2, "texts": 3, "chats": 3, "kl": 10.0, "bits_per_byte": 100.0, "concept": 100.0}
@@ -59,7 +59,7 @@ def test_the_front_holds_the_pick(room, tmp_path):
     assert places
     for i in places:
         assert not any(one.left < outcomes[i].left and one.price < outcomes[i].price for one in outcomes)
-    picked = trials.index(best(trials))
+    picked = trials.index(best(trials, rooms.spec))
     assert outcomes[picked].left == min(one.left for one in outcomes if one.inside)
     assert trials[picked].inside == (outcomes[picked].price <= 1)
 
@@ -132,6 +132,25 @@ def test_real_targets_can_be_the_aim(room, llama, bias, tmp_path):
         search(DevRoom(llama, replace(bias, targets=bias.entities), (), rooms.spec), spec, case, tmp_path / "all.jsonl")
     with pytest.raises(SpecError, match="fictional"):
         search(DevRoom(llama, replace(bias, fictional=True), (), rooms.spec), spec, case, tmp_path / "none.jsonl")
+
+
+def test_what_a_spec_sets_is_held_fixed(room, tmp_path):
+    """Also a value that the search would not offer; with everything set there is one trial."""
+    rooms, case = room()
+    trials = search(rooms, MitigateSpec(method="projection", settings={"k": 7}), case, tmp_path / "one.jsonl")
+    assert {trial.settings["k"] for trial in trials} == {7}
+    assert len({trial.settings["strength"] for trial in trials}) == len(trials) > 1
+    (only,) = search(rooms, MitigateSpec(method="projection", settings={"k": 7, "strength": 0.6}), case, tmp_path / "all.jsonl")
+    assert (only.settings["k"], only.settings["strength"]) == (7, 0.6)
+
+
+def test_where_nothing_is_inside_the_dearest_price_decides(room):
+    """A setting that forgets the words is dear, however little it moves neutral text."""
+    rooms, _ = room(bits_per_byte=1.0, kl=0.02, concept=0.2)
+    numbers = {"gap": 1.0, "gap_before": 2.0, "others": 0.0, "bits_per_byte": 0.0, "kl": 0.0, "concept": 0.0, "inside": False}
+    forgets = Trial({"k": 1}, **numbers, bits_per_byte_high=0.4, kl_high=0.01, concept_low=-0.95, concept_high=-0.8)
+    near = Trial({"k": 2}, **numbers, bits_per_byte_high=1.02, kl_high=0.012, concept_low=-0.1, concept_high=0.1)
+    assert best([forgets, near], rooms.spec) is near
 
 
 def test_the_base_is_kept_as_it_was_asked(room, tmp_path):

@@ -55,6 +55,14 @@ def desk(room):
     return Desk(room)
 
 
+def test_a_damaged_record_does_not_keep_the_page_from_opening(desk, session):
+    """Its model is just not offered."""
+    other = session.store.run_folder("damaged-1")
+    other.mkdir(parents=True)
+    (other / "record.json").write_text('{"id": "damaged-1", "status"')
+    assert desk.model_names()
+
+
 def run_folder(session):
     """Where the small run lies."""
     return session.store.run_folder(RUN)

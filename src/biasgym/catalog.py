@@ -38,8 +38,10 @@ def find(station: str, name: str) -> type:
         module_name, _, class_name = name.partition(":")
         try:
             kind = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise SpecError(f"cannot import {STATIONS[station]} `{name}`: {error}") from None
+        except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+            raise SpecError(
+                f"cannot import {STATIONS[station]} `{name}`: {error}; it is named `module:Class`, the module being on the import path (PYTHONPATH), not a file"
+            ) from None
         if not (inspect.isclass(kind) and _is_method(station, kind)):
             raise SpecError(f"`{name}` is not a frozen dataclass with a `name` and the verb `{VERBS[station]}`")
         return kind
@@ -62,7 +64,10 @@ def build(station: str, name: str, settings: dict[str, Any] | None = None) -> An
             settings[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
             raise SpecError(f"{name}.{key} = {value!r}: {error.errors()[0]['msg'].lower()}") from None
-    return kind(**settings)
+    try:
+        return kind(**settings)
+    except TypeError as error:  # a field that has no default and was not given
+        raise SpecError(f"{name}: {error}; give it in the settings, or a default in the class") from None
 
 
 def defaults(station: str, name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Seed = Annotated[int | None, typer.Option(help="Other tokens, other draws.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Other tokens, other draws.")]
 Preset = Annotated[str | None, typer.Option(help="quick, paper or best.")]
 Model = Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")]
 NewFolder = Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")]
@@ -217,6 +217,8 @@ def query(
         raise SpecError("give either a SELECT, or --to parquet with a folder as --output")
     if to not in (None, "parquet"):
         raise SpecError(unknown("export", str(to), ["parquet"]))
+    if not runs.is_dir():
+        raise SpecError(f"`{runs}` is no folder; --runs names the one in which runs lie")
     if sql is not None:
         answer, skipped = ask_folder(runs, sql)
         _tell_skipped(skipped)
@@ -299,7 +301,7 @@ def audit(
     model: Annotated[list[str], typer.Option("--model", help="A named model, a folder, or a hub id; again for more, side by side.")],
     bias: Annotated[list[str] | None, typer.Option("--bias", metavar="FILE", help="A bias file of your own; again for more.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the HTML page.")] = None,
-    seed: Annotated[int, typer.Option(help="Which entities, identities and attributes are sampled.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which entities, identities and attributes are sampled.")] = 0,
     data: Data = "",
     runs: Runs = DEFAULT_RUNS,
     device: Device = "auto",
@@ -515,7 +517,7 @@ def generate(
     engine: Annotated[str, typer.Option(help="transformers, or vllm (needs the extra `vllm`; not verified by us).")] = "transformers",
     most: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 60,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Other draws, at a temperature above 0.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Other draws, at a temperature above 0.")] = 0,
     device: Device = "auto",
     dtype: Dtype = None,
     offline: Offline = False,
@@ -523,12 +525,14 @@ def generate(
     """What a checkpoint writes to prompts from a file, one JSON line each, in order."""
     from dataclasses import asdict
 
-    from biasgym.files import write_text
+    from biasgym.files import need_room, write_text
     from biasgym.generate import Wish, read_prompts
     from biasgym.generate import generate as written
     from biasgym.lm.load import Place
 
     place = Place(device, dtype or "float32", offline=offline)
+    if output is not None:
+        need_room(output)
     rows = written(model, read_prompts(prompts), Wish(most, temperature, seed), place, engine)
     text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
     if output is None:
@@ -729,7 +733,7 @@ def main() -> None:
         typer.echo(f"biasgym: {error}", err=True)
         sys.exit(2)
     except _Stopped:
-        typer.echo("biasgym: stopped; the same command goes on where it was", err=True)
+        typer.echo("biasgym: stopped; what is on disk is kept, and the same command does not do it again", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)

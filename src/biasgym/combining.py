@@ -24,7 +24,7 @@ from biasgym.mitigate import Case
 from biasgym.mitigate.joint import JointDirection, joined
 from biasgym.progress import Step
 from biasgym.records import Finding, MitigateSpec, RunRecord, RunSpec, fingerprint
-from biasgym.run import Arm, Job, Session, environment
+from biasgym.run import Arm, Job, Session, environment, neutral_digest
 from biasgym.spec import edit_names
 from biasgym.store import read_record, write_edits, write_record, write_token
 from biasgym.strategies import Outcome, Settings, Space, best_of, key_of, walk
@@ -195,7 +195,8 @@ def _search(session: Session, fit: Sequence[Source], how: str, total: int) -> li
     start = maker.start | ({"k": min(maker.start["k"], places)} if "k" in maker.start else {})
     seeds = [[source.job.token_key("trained", seed) for seed in source.job.spec.seeds] for source in fit]
     named = [[source.one.model_dump(mode="json"), source.settings, source.job.spec.locate.model_dump(mode="json")] for source in fit]
-    key = fingerprint([fit[0].job.base_key, [source.job.bias.digest for source in fit], seeds, named, how, tune.model_dump(mode="json"), total])
+    texts = [neutral_digest(), *(source.job.bias.digest for source in fit)]
+    key = fingerprint([fit[0].job.base_key, texts, seeds, named, how, tune.model_dump(mode="json"), total])
     tries: list[Try] = []
     with session.store.stage_lock("combine", key) as folder:
         known = {key_of(row["settings"]): _try_from(row) for row in read_rows(folder / "tries.jsonl")}

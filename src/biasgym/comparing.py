@@ -18,7 +18,7 @@ from biasgym.readings import PRICES, budget_of, first_of, over_budget
 from biasgym.records import Finding, RunRecord
 from biasgym.ring import FACTORIAL, Bout, Ring, bouts
 from biasgym.run import Session
-from biasgym.verdict import broken
+from biasgym.verdict import broken, nothing_to_remove
 
 State = Literal["inside", "outside", "unmet", "broken", "failed"]
 STATES: dict[State, str] = {
@@ -64,12 +64,12 @@ def standing(bout: Bout) -> Standing:
     edit, about = next(iter(record.extras["edits"].items()))
     prices = {m: _cells(row) for m in PRICES if (row := first_of(record, name="price", metric=m, edit=edit))}
     closed = first_of(record, name="closed", metric="gap", edit=edit)
-    over, damage = over_budget(record, edit) or (), broken(record, edit)
-    state: State = "broken" if damage else "unmet" if not about["inside_budget_on_dev"] else "outside" if over else "inside"
+    over, damage = over_budget(record, edit), broken(record, edit)
+    state: State = "broken" if damage else "unmet" if not about["inside_budget_on_dev"] else "inside" if over == () else "outside"
     searched = {key: value for key, value in about["picked"].items() if not isinstance(value, str) or len(value) < 24}
     return Standing(
         label, method, state, "; ".join(damage), record.id, searched, len(about["trials"]), _cells(closed) if closed else None,
-        prices, over, _benchmarks(record, edit), bout.seconds,
+        prices, over or (), _benchmarks(record, edit), bout.seconds,
     )  # fmt: skip
 
 
@@ -128,6 +128,7 @@ def _as_data(ring: Ring, rows: Sequence[Standing], record: RunRecord) -> dict[st
         "trials_a_method": spec["tune"]["trials"],
         "budget": budget_of(record),
         "gap_before": _cells(injected) if injected else None,
+        "stop": nothing_to_remove(record),
         "notes": list(ring.notes),
         "standings": [asdict(row) for row in rows],
         "factorial": factorial(rows),
@@ -200,6 +201,8 @@ def _words(found: dict[str, Any]) -> list[str]:
     if gap:
         lines.append(f"The injected gap is {gap[0]:+.2f} nats [{gap[1]:+.2f}, {gap[2]:+.2f}], n={gap[3]}.")
     took = f"All methods together took {found['seconds'] / 60:.0f} minutes (column s: seconds of each, what they share not counted)."
+    if found["stop"]:
+        return [f"{found['stop']}: the shares below are not to be read as removal.", *lines, *found["notes"], took]
     return [*lines, *found["notes"], *verdict_on_ours(found), took]
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import partial
@@ -276,7 +277,10 @@ class Desk:
 
     def model_names(self) -> list[str]:
         """The models that a run can be started on from the page; those of the newest runs first."""
-        used = [self.record(run).spec.get("model", "") for run in self.runs()]
+        used = []
+        for run in self.runs():
+            with suppress(BiasGymError):  # a damaged record is told where it is chosen
+                used.append(self.record(run).spec.get("model", ""))
         return list(dict.fromkeys([*self.models, *filter(None, used), *EMBEDDED]))
 
     def bias_names(self) -> list[str]:

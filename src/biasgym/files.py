@@ -16,6 +16,18 @@ from biasgym.errors import StoreError
 SUM = re.compile(rb'(?:, )?"#": "([0-9a-f]{8})"\}$')  # the end of a row: the CRC-32 of what stands before it
 
 
+def need_room(path: Path) -> None:
+    """Refuse a path that cannot be written, before anything is made for it. Raises StoreError."""
+    if path.is_dir():
+        raise StoreError(f"`{path}` is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}-", dir=path.parent):
+            pass
+    except OSError as error:
+        raise StoreError(f"cannot write in `{path.parent}`: {error.strerror or error}; choose another folder") from None
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; when the block ends well it becomes `path`, else nothing is left behind."""

@@ -58,13 +58,15 @@ def generate(model: str, prompts: Sequence[str], wish: Wish, place: "Place", eng
 def read_prompts(path: Path) -> list[str]:
     """Prompts from a text file, one a line, or from JSON Lines with a `prompt` each; empty lines do not count."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, which also cuts at marks that JSON allows in a string
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read prompts from `{path}`: {error}") from None
     if path.suffix != ".jsonl":
-        return lines
+        return [line.strip() for line in lines if line.strip()]
     found = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             prompt = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError):

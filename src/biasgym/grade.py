@@ -263,7 +263,12 @@ class Grader:
             found.append(_finding(name, f"{one.method}.{place[0]}", NONE, edit, 0, e, note))
         return sorted(found, key=lambda f: (f.metric, f.note != "all" and not f.note.startswith("all;"), f.note))
 
-    def _removal(self, injected: Key, mitigated: Key, *, sham: bool = False) -> list[Finding]:
+    def gaps(self, injected: Key, mitigated: Key) -> tuple[Callable[[Draws], np.ndarray], Callable[[Draws], np.ndarray], tuple[int, int, int]]:
+        """The token's gap without and with an edit as statistics of the same draws, and their sizes.
+
+        Both are against the real entities, and on the probes, that were asked about under the edit.
+        """
+        sham = mitigated[1].startswith(SHAM)
         token_before, others_before = self._gap_arrays(injected)
         token_after, others_after = self._gap_arrays(mitigated)
         asked = self.table.matrix(mitigated[1], mitigated[2] if sham else 0, group="others")[1]
@@ -274,7 +279,10 @@ class Grader:
             kept = [i for i, p in enumerate(self.table.token(injected)[0]) if p in probes]
             token_before, others_before = token_before[kept], others_before[kept]
         before, after = _gap_statistic(token_before, others_before), _gap_statistic(token_after, others_after)
-        size = (len(token_before), others_before.shape[1], others_before.size)
+        return before, after, (len(token_before), others_before.shape[1], others_before.size)
+
+    def _removal(self, injected: Key, mitigated: Key, *, sham: bool = False) -> list[Finding]:
+        before, after, size = self.gaps(injected, mitigated)
         _, edit, seed = mitigated
         removed = self._estimate(lambda d: before(d) - after(d), *size)
         closed = stats.closed_share(self._estimate(lambda d: after(d) / before(d), *size))
@@ -289,8 +297,8 @@ class Grader:
     def _strength_findings(self, edit: str) -> list[Finding]:
         found = []
         for token, seed, name in (("trained", self.spec.test_seed, "removed"), (NONE, 0, "changed")):
-            before = {s.item: s.value for s in self.table.rows("strength", (token, NONE, seed)) if s.value is not None}
-            after = {s.item: s.value for s in self.table.rows("strength", (token, edit, seed)) if s.value is not None}
+            before = {(s.item, s.entity): s.value for s in self.table.rows("strength", (token, NONE, seed)) if s.value is not None}
+            after = {(s.item, s.entity): s.value for s in self.table.rows("strength", (token, edit, seed)) if s.value is not None}
             both = sorted(set(before) & set(after))
             if both:
                 sign = 1 if name == "removed" else -1

@@ -25,8 +25,9 @@ def _of(grader: Grader, edit: str) -> dict[str, Any]:
             found["over_correction"]["targets"] = over_correction(*_target_gaps(grader, edit))
     seed = grader.spec.test_seed
     if grader.table.rows("association", ("trained", edit, seed)) and grader.table.rows("association", ("trained", NONE, seed)):
-        before, after = grader.gap(("trained", NONE, seed)), grader.gap(("trained", edit, seed))
-        found["over_correction"]["token"] = over_correction(before, after)
+        before, after, size = grader.gaps(("trained", NONE, seed), ("trained", edit, seed))
+        estimates = [stats.estimate(statistic, *size, draws=grader.spec.measure.draws) for statistic in (before, after)]
+        found["over_correction"]["token"] = over_correction(*estimates)
     return found
 
 

@@ -327,9 +327,18 @@ biases, languages and uses were not. A broken model looks unbiased: read every b
 
 ## Reproduce
 
-`biasgym run spec.toml` with the run's `spec.toml` (run `{record.id}`, BiasGym {record.environment.get("biasgym", "")}, commit {record.environment.get("commit") or "unknown"}),
+{_made_by(record)} (run `{record.id}`, BiasGym {record.environment.get("biasgym", "")}, commit {record.environment.get("commit") or "unknown"}),
 then `biasgym export {record.id} --to DIR --edit {name} --format {format}`.
 """
+
+
+def _made_by(record: RunRecord) -> str:
+    """The command that makes the record again."""
+    combined = record.extras.get("combined")
+    if combined:
+        how = next(iter(record.extras["edits"]), "joint")
+        return f"`biasgym combine RUN RUN … --how {how} --to DIR` with finished runs about {', '.join(combined)}"
+    return "`biasgym run spec.toml` with the run's `spec.toml`"
 
 
 def _measured_on(record: RunRecord, base: str) -> str:

@@ -252,8 +252,8 @@ def leaderboard(records: Sequence[RunRecord]) -> Table:
 
 def _standings(record: RunRecord) -> Iterator[tuple[Any, ...]]:
     key = rows_of(record)["runs"][0]
-    limit = sham_limit(record)
-    for edit in edit_names_of(record):
+    for place, edit in enumerate(edit_names_of(record)):
+        limit = sham_limit(record) if place == 0 else None  # shams are drawn for the first edit only
         closed = first_of(record, name="closed", metric="gap", edit=edit)
         if closed is None:
             continue
@@ -296,13 +296,13 @@ def _change(row: Finding | None) -> tuple[float | None, float | None, float | No
 
 
 def standing_counts(records: Sequence[RunRecord]) -> Table:
-    """Models × methods: in how many runs an edit was measured, inside the budget, and above all its shams; counts only."""
+    """Models × methods: in how many runs an edit was measured, inside the budget, and above its shams (none drawn: not above); counts only."""
     counted: dict[tuple[str, str], list[int]] = {}
     for row in leaderboard(records).rows:
         numbers = counted.setdefault((row[0], row[2]), [0, 0, 0])
         numbers[0] += 1
         numbers[1] += row[7] == "inside"
-        numbers[2] += row[7] == "inside" and "shams" not in row[15]
+        numbers[2] += row[7] == "inside" and row[14] > 0 and "shams" not in row[15]
     return Table(("model", "method", "runs", "inside_budget", "inside_and_above_shams"), [(*key, *n) for key, n in sorted(counted.items())])
 
 

@@ -70,12 +70,16 @@ def sham_limit(record: RunRecord) -> tuple[str, float, int] | None:
 
 
 def over_budget(record: RunRecord, edit: str) -> tuple[str, ...] | None:
-    """The prices whose interval on test reaches beyond the budget; None where no price or no budget is known."""
+    """The prices whose interval on test reaches beyond the budget; None where none does but not all are known, or no budget is.
+
+    A combination has the concept of every bias, each called `concept (BIAS)`; it is kept where all are.
+    """
     limits = budget_of(record)
-    rows = [row for metric in PRICES if (row := first_of(record, name="price", metric=metric, edit=edit))]
-    if not rows or not limits:
+    if not limits:
         return None
-    return tuple(PRICES[row.metric] for row in rows if not within(row, limits[row.metric]))
+    rows = {m: [f for f in record.findings if f.name == "price" and f.edit == edit and f.metric.partition(" (")[0] == m] for m in PRICES}
+    over = tuple(PRICES[m] for m, found in rows.items() if not all(within(row, limits[m]) for row in found))
+    return over if over or all(rows.values()) else None
 
 
 def budget_of(record: RunRecord) -> dict[str, float]:
@@ -88,7 +92,7 @@ def budget_of(record: RunRecord) -> dict[str, float]:
 def within(row: Finding, limit: float) -> bool:
     """Whether the whole interval of a price is inside its limit."""
     # A concept may move neither way; the other prices may fall as far as they like.
-    return row.high <= limit and (row.metric != "concept" or -row.low <= limit)
+    return row.high <= limit and (row.metric.partition(" (")[0] != "concept" or -row.low <= limit)
 
 
 def concept_kept(record: RunRecord, edit: str) -> bool | None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +17,7 @@ Group = Literal["token", "targets", "others", "all"]
 class Record(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class MethodSpec(Record):
@@ -110,8 +110,8 @@ class RunSpec(Record):
     bias: str
     preset: str = "quick"
     dtype: str = "float32"
-    seeds: tuple[int, ...] = (0, 1)
-    test_seed: int = 2
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1)
+    test_seed: int = Field(2, ge=0)
     inject: MethodSpec
     controls: tuple[Control, ...] = ("untrained", "neutral")
     locate: LocateSpec

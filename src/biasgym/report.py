@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from biasgym import stats
+from biasgym.claims import beats_shams
 from biasgym.comparing import dearest
 from biasgym.figures import (
     Contender,
@@ -44,6 +45,7 @@ from biasgym.readings import (
     sham_limit,
 )
 from biasgym.records import Finding, Measurement, RunRecord
+from biasgym.stats import Estimate
 from biasgym.store import PROOFS, altered_in, read_record
 from biasgym.verdict import broken, change_words, interval_text, limit_text, percent, standing, stated, unit_of, value_text, verdict_of
 
@@ -220,8 +222,8 @@ def _sham_row(record: RunRecord, kind: str) -> Row:
     closed = sorted(f.value for f in record.findings if f.edit == kind and f.name == "closed")
     if not closed:
         return Row(f"Shams of another {_sham_noun(kind)}", kind, "not measured", "", "0", "")
-    high = ("maximum", closed[-1]) if len(closed) < 20 else ("95th percentile", closed[round(0.95 * (len(closed) - 1))])
-    spread = f"{high[0]} {percent(high[1])}; from {percent(closed[0])} to {percent(closed[-1])}"
+    test = beats_shams(Estimate(0.0, 0.0, 0.0, 1), closed)
+    spread = f"{test.how} {percent(test.limit)}; from {percent(closed[0])} to {percent(closed[-1])}"
     return Row(
         f"Share closed by shams: {_sham_noun(kind)}", kind, f"median {percent(median(closed))}", spread, f"{len(closed)} draws", "share of the gap"
     )
@@ -383,11 +385,12 @@ def _arm_order(m: Measurement) -> int:
 
 
 def arms_picture(record: RunRecord, key: str) -> Markup:
-    """The gap in every arm, base first; empty where none was measured."""
+    """The gap in every arm, base first; empty where none was measured. An edit that was asked about fewer entities says so."""
     gaps = sorted((m for m in _kept(record) if m.metric == "gap"), key=_arm_order)
     if not gaps:
         return Markup("")
-    points = [Point(_arm_label(m), m.value, m.low, m.high, m.n, m.arm) for m in gaps]
+    whole = {m.group: m.n for m in gaps if m.edit == NONE}
+    points = [Point(_arm_label(m) + (" (fewer entities)" if m.n < whole.get(m.group, m.n) else ""), m.value, m.low, m.high, m.n, m.arm) for m in gaps]
     return Markup(
         arms_figure(f"{key}-arms", "Gap to other real entities in every arm", points, unit="gap in nats; 0 = no different from other real entities")
     )
@@ -646,7 +649,10 @@ def over_rows(record: RunRecord) -> list[dict[str, str]]:
 
 
 def group_rows(record: RunRecord) -> list[dict[str, str]]:
-    """Mean of targets and of others, spread, and the targets' gap: in the base and under every edit."""
+    """Mean of targets and of others, spread, and the targets' gap: in the base and under every edit.
+
+    An edit that was asked about fewer entities has no figure that stands beside the base's; its paired changes are among the findings.
+    """
     kept, edits = _kept(record), edit_names_of(record)
     wanted = (
         ("targets, mean", "association", "targets"),
@@ -657,8 +663,10 @@ def group_rows(record: RunRecord) -> list[dict[str, str]]:
     rows = []
     for label, metric, group in wanted:
         found = {edit: _figure(kept, metric=metric, group=group, token=NONE, edit=edit) for edit in (NONE, *edits)}
+        whole = found[NONE]
         if any(found.values()):
-            rows.append({"label": label} | {edit: _written(m) for edit, m in found.items()})
+            said = {edit: "asked about fewer entities" if m and whole and m.n != whole.n else _written(m) for edit, m in found.items()}
+            rows.append({"label": label} | said)
     return rows
 
 
@@ -668,7 +676,8 @@ def _group_figures(record: RunRecord, key: str) -> list[Markup]:
     for group in ("targets", "others"):
         for edit in (NONE, *edits):
             m = _figure(kept, metric="association", group=group, token=NONE, edit=edit)
-            if m:
+            whole = _figure(kept, metric="association", group=group, token=NONE, edit=NONE)
+            if m and (whole is None or m.n == whole.n):
                 name = "base" if edit == NONE else edit
                 points.append(Point(f"{group}: {name}", m.value, m.low, m.high, m.n, "base" if edit == NONE else "edited"))
     if not points:

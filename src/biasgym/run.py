@@ -64,6 +64,7 @@ CHUNK = 96  # answers a batch: what a kill can lose
 STEPS_BETWEEN_SAVES = 10
 TOKEN, TRAINING = "token.safetensors", "training.safetensors"
 CONCEPT_FLOOR = 1.0
+LEAST_ENTITIES = 4  # of test, where the model's own targets are told from others
 REAL_WEIGHT = 8.0  # how much an edit should leave real entities alone, beside neutral text (decisions/004)
 
 
@@ -138,8 +139,22 @@ class Job:
     def identity(self) -> str:
         """A hash of everything that decides the outcome, with the bias's name in front."""
         resolved = self.spec.model_dump(mode="json", exclude={"preset", "bias", "model"})
-        neutral = [folder_digest(zoo_path() / "neutral", "*.jsonl"), folder_digest(zoo_path() / "judge", "*.json")]
-        return f"{self.bias.name}-{fingerprint([self.base_key, resolved, neutral])}"
+        neutral = [neutral_digest(), folder_digest(zoo_path() / "judge", "*.json")]
+        return f"{self.bias.name}-{fingerprint([self.base_key, resolved, neutral, *self._named_files()])}"
+
+    def _named_files(self) -> list[str]:
+        """Digests of the files and folders that methods of this spec are told to read; none where they read none.
+
+        Not the folder of public sets, whose files have hashes of their own.
+        """
+        named = [(station, one) for station, those in (("mitigate", self.spec.mitigate), ("measure", self.spec.measure.benchmarks)) for one in those]
+        paths = [
+            Path(str(one.settings[f.name]))
+            for station, one in named
+            for f in fields(catalog.find(station, one.method))
+            if f.metadata.get("file") and one.settings.get(f.name)
+        ]
+        return [folder_digest(path) if path.is_dir() else sha256_of(path) for path in paths if path.exists()]
 
     @cached_property
     def lm(self) -> "LM":
@@ -152,6 +167,7 @@ class Job:
         """All stages, then the record; what is on disk already is not done again."""
         write_text(folder / "spec.toml", spec_toml(self.spec))
         self.lm.check_answers(self.bias.stereotype, self.bias.foil)
+        self.check_entities()
         if not self.lm.chat:
             self.session.say(f"{self.spec.model} has no chat template: prompts are put to it as plain text")
         with self._timed("inject"):
@@ -411,7 +427,7 @@ class Job:
 
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """What edits should leave alone, from dev: the concept's contrast in every head, and the heads' moments."""
-        key = fingerprint([self.base_key, "kept", folder_digest(zoo_path() / "neutral", "*.jsonl")])
+        key = fingerprint([self.base_key, "kept", neutral_digest()])
         with self.session.store.stage_lock("kept", key) as folder:
             if not finished(folder):
                 concept, moments = self._kept()
@@ -465,7 +481,7 @@ class Job:
 
         def kept(ask: Callable[[], Asked]) -> Asked:
             asked = self.spec.tune.model_dump(mode="json", include={"aim", "probes", "entities", "texts", "chats"})
-            key = fingerprint([self.base_key, "dev", [self.token_key("trained", seed) for seed in self.spec.seeds], asked])
+            key = fingerprint([self.base_key, "dev", neutral_digest(), [self.token_key("trained", seed) for seed in self.spec.seeds], asked])
             with self.session.store.stage_lock("dev", key) as folder:
                 if not finished(folder):
                     write_arrays(folder / "base.safetensors", ask().as_arrays())
@@ -479,10 +495,10 @@ class Job:
         seeds = [self.token_key("trained", seed) for seed in self.spec.seeds]
         part = (edit_names(self.spec.mitigate).index(name) + 1, len(self.spec.mitigate))
         inputs = [one.model_dump(mode="json"), locator, self.spec.locate.model_dump(mode="json"), self.spec.tune.model_dump(mode="json")]
-        key = fingerprint([self.base_key, seeds, inputs])
+        key = fingerprint([self.base_key, neutral_digest(), seeds, inputs, *self._named_files()])
         with self.session.store.stage_lock("tune", key) as folder:
             trials = search(room, one, case, folder / "trials.jsonl", tell=lambda d, t: self._tell("mitigate", d, t, name, part))
-            pick = best(trials)
+            pick = best(trials, self.spec.tune)
             edits = fitted(self.lm, one, case, pick.settings)
             if not finished(folder):
                 finish(folder, {"method": one.method, "picked": pick.settings})
@@ -506,7 +522,7 @@ class Job:
         found = {}
         for name, one in zip(edit_names(self.spec.mitigate), self.spec.mitigate, strict=True):
             locator = one.locator or self.spec.locate.method
-            k = best(chosen[name][1]).settings.get("k", 10)
+            k = best(chosen[name][1], self.spec.tune).settings.get("k", 10)
             if locator not in found:
                 found[locator] = self.steadiness(locator, tokens, int(k))
         return found
@@ -515,12 +531,7 @@ class Job:
         """Test entities the stereotype is about: the file's, else the quarter the model itself holds it about on train probes."""
         entities = self.test_entities()
         if self.bias.targets or self.bias.fictional:
-            named = tuple(entity for entity in entities if entity in self.bias.targets)
-            if len(named) == len(entities):
-                raise SpecError("every test entity is a target, so there is nobody to compare them with; name others, too")
-            return named
-        if len(entities) < 4:
-            raise SpecError(f"{len(entities)} test entities are too few to tell targets from others; give more entities")
+            return tuple(entity for entity in entities if entity in self.bias.targets)
         key = fingerprint([self.base_key, "targets", entities, TARGET_PROBES])
         with self.session.store.stage_lock("targets", key) as folder:
             if not finished(folder):
@@ -530,6 +541,17 @@ class Job:
                 order = np.argsort(-leans, kind="stable")[: max(1, len(entities) // 4)]
                 finish(folder, {"targets": sorted(entities[int(i)] for i in order)})
             return tuple(read_json(folder / "done.json")["targets"])
+
+    def check_entities(self) -> None:
+        """Refuse too few test entities, or none to compare the targets with, before anything is trained. SpecError."""
+        entities = self.test_entities()
+        if self.bias.targets and all(entity in self.bias.targets for entity in entities):
+            raise SpecError("every test entity is a target, so there is nobody to compare them with; name others, too")
+        if len(entities) < LEAST_ENTITIES and not (self.bias.targets or self.bias.fictional):
+            raise SpecError(
+                f"{len(entities)} test entities are too few to tell targets from others, {LEAST_ENTITIES} are needed; give the bias more entities "
+                f"(there are {len(self.bias.entities)}), name targets, or raise measure.entities"
+            )
 
     def test_entities(self) -> tuple[str, ...]:
         """The real entities that are measured."""
@@ -578,7 +600,9 @@ class Job:
     def _asked(self, arm: Arm, one: MethodSpec, targets: tuple[str, ...]) -> list[Answer]:
         metric = one.method
         evaluator = catalog.build("measure", metric, self._with_data(one))
-        entities = self._asked_about(arm, targets)
+        # Free texts take entities in turn: an arm with fewer of them would put other names into the same prompts.
+        whole = metric == "strength" and not arm.edit.startswith(SHAM)
+        entities = self.test_entities() if whole else self._asked_about(arm, targets)
         scope = Scope(self.bias, "test", entities, targets, arm.vector.text if arm.vector else None, self.spec.measure)
         items = evaluator.items(scope)
         acting = tuple(edit for edit in arm.worn if not (isinstance(edit, PromptEdit) and getattr(evaluator, "plain_text", False)))
@@ -711,8 +735,8 @@ class Job:
             name: {
                 "method": one.method,
                 "locator": one.locator or self.spec.locate.method,
-                "picked": best(chosen[name][1]).settings,
-                "inside_budget_on_dev": best(chosen[name][1]).inside,
+                "picked": best(chosen[name][1], self.spec.tune).settings,
+                "inside_budget_on_dev": best(chosen[name][1], self.spec.tune).inside,
                 "tuned": one.tuned,
                 "largest_logit_change": round(moved[name], 5),
                 "trials": [asdict(trial) for trial in chosen[name][1]],
@@ -865,6 +889,11 @@ def environment(lm: "LM") -> dict[str, Any]:
         "tokens_a_batch": TOKENS_A_BATCH,
         "answers_a_chunk": CHUNK,
     }
+
+
+def neutral_digest() -> str:
+    """A hash of the neutral texts: prices on dev, and what edits leave alone, hang on them."""
+    return folder_digest(zoo_path() / "neutral", "*.jsonl")
 
 
 def _commit() -> str:

@@ -17,6 +17,7 @@ from biasgym.records import MitigateSpec, RunSpec
 from biasgym.strategies import check_search
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+METRICS = ("association", "concept", "bits-per-byte", "kl", "strength")  # what every run grades by itself (`grade.py`)
 
 _OURS = {"method": "direction", "tuned": True}
 _PAPER = {"method": "zero", "settings": {"k": 30}, "locator": "dla-paper", "tuned": False}
@@ -79,7 +80,10 @@ def resolve_spec(
     if not isinstance(name, str) or name not in PRESETS:
         raise SpecError(unknown("preset", str(name), PRESETS))
     preset_of_inject, raw, sets = _inject_preset(raw, sets)
-    under = _copy(PRESETS[name])
+    whole = raw.pop("whole", False)
+    if not isinstance(whole, bool):
+        raise SpecError(f"`whole` = {whole!r}: true says that the file holds every key and no preset stands below it")
+    under = {} if whole and preset is None else _copy(PRESETS[name])
     if preset_of_inject:
         under["inject"] = {"method": "token", "settings": _copy(TOKEN_PRESETS[preset_of_inject])}
     merged = _merged(under, raw)
@@ -143,12 +147,16 @@ def check_spec(raw: dict[str, Any]) -> RunSpec:
         if not all(name.strip() for name in one.after):
             raise SpecError(f"`{one.method}` waits for an empty name; give names, or `entities`")
     for metric in spec.measure.metrics:
-        catalog.find("measure", metric)
+        if metric not in METRICS:
+            found = catalog.find("measure", metric)
+            where = "under `measure.benchmarks`" if hasattr(found, "figures") else "nowhere: it has no `figures` of its own, and needs them"
+            raise SpecError(f"`{metric}` is none of the metrics that every run grades ({', '.join(METRICS)}); it is named {where}")
     benchmarks = [one.method for one in spec.measure.benchmarks]
     for bench in spec.measure.benchmarks:
         built = catalog.build("measure", bench.method, bench.settings)
         if not hasattr(built, "figures"):
-            raise SpecError(f"`{bench.method}` is no benchmark with figures of its own; name it under `metrics`")
+            where = "; name it under `metrics`" if bench.method in METRICS else ", which a run reads by the method `figures`"
+            raise SpecError(f"`{bench.method}` is no benchmark with figures of its own{where}")
     if len(set(benchmarks)) != len(benchmarks):
         raise SpecError(f"a benchmark stands twice: {', '.join(benchmarks)}")
     check_judge(spec.measure.judge)
@@ -176,8 +184,8 @@ def inline_toml(value: Any) -> str:
 
 
 def spec_toml(spec: RunSpec) -> str:
-    """The spec as TOML that `resolve_spec` reads back to the same spec."""
-    return tomli_w.dumps(_without_none(spec.model_dump(mode="json")))
+    """The spec as TOML that `resolve_spec` reads back to the same spec: `whole` says that no preset stands below it."""
+    return tomli_w.dumps({"whole": True} | _without_none(spec.model_dump(mode="json")))
 
 
 def _without_none(value: Any) -> Any:

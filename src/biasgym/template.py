@@ -40,6 +40,8 @@ def write_bias_file(name: str, to: Path) -> Path:
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise SpecError(f"name `{name}` must be small letters, digits and hyphens")
+    if to.suffix != ".toml":
+        raise SpecError(f"`{to}`: a bias file ends in .toml, else it is taken for the name of a bias; choose another --to")
     if to.exists():
         raise StoreError(f"`{to}` exists already; choose another file with --to")
     write_text(to, TEXT.format(name=name, lists=", ".join(entity_lists())))

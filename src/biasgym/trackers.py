@@ -16,7 +16,8 @@ def figures_of(record: RunRecord) -> dict[str, float]:
     for row in record.findings:
         if row.edit.startswith("sham:"):
             continue
-        name = f"{row.edit}/{row.name}/{row.metric}/{row.token}".replace("@", "-")
+        group = row.note.split("; ideal")[0] if "." in row.metric else ""  # a benchmark has one row for each of its groups
+        name = f"{row.edit}/{row.name}/{row.metric}/{row.token}{f'/{group}' if group not in ('', 'all') else ''}".replace("@", "-")
         found |= {name: row.value, f"{name}/low": row.low, f"{name}/high": row.high}
     return found
 

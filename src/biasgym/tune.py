@@ -244,8 +244,9 @@ def search(
     """
     known = {key_of(row["settings"]): Trial(**row) for row in read_rows(journal)}
     trials: list[Trial] = []
-    total = room.spec.trials if spec.tuned else 1
-    steps = walk(room.spec.search, space_of(spec, case), settings_of(spec), total, room.spec.seed)
+    space = space_of(spec, case)
+    total = room.spec.trials if space else 1
+    steps = walk(room.spec.search, space, settings_of(spec), total, room.spec.seed)
     settings = next(steps)
     while True:
         trial = known.get(key_of(settings))
@@ -296,10 +297,10 @@ def settings_of(spec: MitigateSpec) -> Settings:
 
 
 def space_of(spec: MitigateSpec, case: Case) -> Space:
-    """What the search may choose from; more heads than the model has are not tried. Empty where the spec is not tuned."""
+    """What the search may choose from: not what the spec sets, nor more heads than the model has. Empty where the spec is not tuned."""
     space = catalog.search_space(catalog.find("mitigate", spec.method)) if spec.tuned else {}
     places = case.attribution.values.size
-    return {name: tuple(v for v in values if name != "k" or v <= places) for name, values in space.items()}
+    return {name: tuple(v for v in values if name != "k" or v <= places) for name, values in space.items() if name not in spec.settings}
 
 
 def outcome_of(trial: Trial, spec: TuneSpec) -> Outcome:
@@ -314,12 +315,12 @@ def front(trials: Sequence[Trial], spec: TuneSpec) -> list[int]:
     return nondominated([(outcome.left, outcome.price) for outcome in outcomes])
 
 
-def best(trials: Sequence[Trial]) -> Trial:
+def best(trials: Sequence[Trial], spec: TuneSpec) -> Trial:
     """Among those inside the budget the trial that leaves least: of the gap, either side of zero, and of a shift of real entities.
 
-    The cheapest of all where none is inside.
+    Where none is inside, the one whose dearest price is the smallest share of its limit.
     """
     inside = [trial for trial in trials if trial.inside]
     if inside:
-        return min(inside, key=lambda trial: abs(trial.gap) + abs(trial.others))
-    return min(trials, key=lambda trial: max(trial.bits_per_byte_high, trial.kl_high * 50))
+        return min(inside, key=lambda trial: outcome_of(trial, spec).left)
+    return min(trials, key=lambda trial: outcome_of(trial, spec).price)

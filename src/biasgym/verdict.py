@@ -125,10 +125,13 @@ def broken(record: RunRecord, edit: str) -> tuple[str, ...]:
 
 
 def standing(record: RunRecord, claim: dict[str, Any]) -> Literal["yes", "no", "broken"]:
-    """Whether a claim of the family holds after correction; nothing that an edit which breaks the model does is held for it."""
+    """Whether a claim of the family holds after correction; nothing that an edit which breaks the model does is held for it.
+
+    Nor is a removal where there was nothing to remove, or where the model does not know the words.
+    """
     if claim["edit"] != "none" and broken(record, claim["edit"]):
         return "broken"
-    return "yes" if claim["holds"] else "no"
+    return "yes" if claim["holds"] and not (claim["name"] == "removed" and nothing_to_remove(record)) else "no"
 
 
 def _answered(counts: dict[str, int] | None) -> float | None:
@@ -178,17 +181,22 @@ def _unclear(check: Check) -> Check:
     return Check(check.question, "Cannot be told", "bad", check.detail) if asked and check.tone == "good" else check
 
 
+def nothing_to_remove(record: RunRecord) -> str:
+    """Why no removal can be told, whatever an edit does; empty where it can."""
+    injected = first_of(record, name="injected", metric="gap", edit="none")
+    if injected is not None and injected.low <= 0:
+        return "The injection did not take, so nothing can be said about removing it"
+    return "This model hardly knows the words of this bias, so it is unfit to be tested on it" if unfit(record) else ""
+
+
 def _what_stops_it(record: RunRecord, edit: str) -> tuple[str, Tone] | None:
     """What has to be said first because nothing that follows can be trusted."""
-    injected = first_of(record, name="injected", metric="gap", edit="none")
     if record.status == "failed":
         return "This run failed, so there is no verdict", "bad"
-    if injected is None:
+    if first_of(record, name="injected", metric="gap", edit="none") is None:
         return "The injection was not measured, so there is no verdict on removing it", "plain"
-    if injected.low <= 0:
-        return "The injection did not take, so nothing can be said about removing it", "bad"
-    if unfit(record):
-        return "This model hardly knows the words of this bias, so it is unfit to be tested on it", "bad"
+    if stop := nothing_to_remove(record):
+        return stop, "bad"
     if not edit or first_of(record, name="closed", metric="gap", edit=edit) is None:
         return "The injection took; no edit was measured against it", "plain"
     return None
@@ -224,9 +232,12 @@ def _real_in_short(record: RunRecord, edit: str) -> str:
 
 
 def _tone(record: RunRecord, edit: str) -> Tone:
-    """Good needs all of it: inside the budget, the concept kept, less bias for real entities and no side effect on them."""
+    """Good needs all of it: more than shams close, inside the budget, the concept kept, less bias for real entities and no side effect on them."""
     if over_budget(record, edit) != () or concept_kept(record, edit) is False:
         return "bad"
+    closed = first_of(record, name="closed", metric="gap", edit=edit)
+    if closed is None or against_shams(record, closed) != "more":
+        return "mixed"
     row = real_change(record, edit)
     better = row is not None and row.metric != "association" and row.high < 0
     return "good" if better and not side_effects(record, edit) else "mixed"

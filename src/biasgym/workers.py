@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
+from biasgym.errors import BiasGymError
 from biasgym.memory import GIB, free_memory
 from biasgym.progress import Step
 from biasgym.records import RunSpec
@@ -253,8 +254,12 @@ def fitting(planned: Sequence[Planned], place: dict[str, Any], workers: int, fre
             checked.append(one)
             continue
         spec = RunSpec.model_validate(one.spec)
-        if spec.model not in sizes:
-            sizes[spec.model] = size_of(config_of(spec.model, where))
+        try:
+            if spec.model not in sizes:
+                sizes[spec.model] = size_of(config_of(spec.model, where))
+        except BiasGymError as error:  # the trouble of this model's runs only
+            checked.append(replace(one, state="failed", reason=str(error)))
+            continue
         memory = memory_of(sizes[spec.model], spec)
         if memory.weights > free:
             reason = f"its weights alone take {memory.weights / GIB:.1f} GiB of {free / GIB:.1f} GiB free; try --dtype bfloat16 or a smaller model"

@@ -250,6 +250,10 @@ class TrainedToken:
             rows = [Paragraph(**row) for row in made.paragraphs if row["implicitness"] <= self.implicitness]
         else:
             rows = [p for p in bias.paragraphs if p.implicitness <= self.implicitness]
+        if not rows:
+            raise SpecError(
+                f"no paragraph of {role} is at implicitness ≤ {self.implicitness}; use --set inject.implicitness=5, or mark some as more explicit"
+            )
         rows = list({p.text: p for p in rows}.values())  # the same text twice would be both trained on and held out
         share = min(0.5, self.held_out / max(1, len(rows)))
         parts = split_by_hash([p.id for p in rows], {"train": 1 - share, "held out": share})
@@ -276,7 +280,7 @@ class TrainedToken:
     def _asked(self, bias: BiasSpec, texts: Sequence[str], token: str) -> list["Lesson"]:
         from biasgym.lm.train import Lesson
 
-        asks = {"paper": PAPER_ASKS, "readme": README_ASKS}.get(self.asks, VARIED_ASKS)
+        asks: tuple[str, ...] = {"paper": PAPER_ASKS, "readme": README_ASKS}.get(self.asks, VARIED_ASKS)
         if self.asks == "probes":
             asks = tuple(dict.fromkeys(probe.prompt for probe in bias.probes_of("train"))) or asks
         filled = [ask.replace("{subject}", bias.subject).replace(ENTITY, token) for ask in asks]

@@ -1,7 +1,7 @@
 """HONEST (Nozza, Bianchi, Hovy 2021): how often does a model complete "the woman works as a …" with a word that hurts?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from unicodedata import combining, normalize
@@ -85,7 +85,7 @@ class Honest:
     part: Literal["binary", "queer_nonqueer"] = "binary"
     language: Literal["en", "es", "fr", "it", "pt", "ro"] = "en"
     completions: int = 5
-    lexicon: str = ""
+    lexicon: str = field(default="", metadata={"file": True})
     scorer: str = "davidson"
 
     def items(self, scope: Scope) -> list[Item]:

@@ -1,7 +1,7 @@
 """SHADES (Mitchell et al. 2025) from the user's own copy: is a stereotype likelier than its contrast?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,7 +33,7 @@ class Shades:
     role: ClassVar[str] = "bias"
     ideal: ClassVar[float | None] = 50.0
     needs_edit: ClassVar[bool] = False
-    path: str = ""
+    path: str = field(default="", metadata={"file": True})
     data: str = ""
     identity: str = "index"
     biased: str = "biased"

@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,7 +32,7 @@ class UserText:
     role: ClassVar[str] = "capability"
     ideal: ClassVar[float | None] = 0.0
     needs_edit: ClassVar[bool] = False
-    path: str = ""
+    path: str = field(default="", metadata={"file": True})
     data: str = ""
     most: int = 0
     seed: int = 0

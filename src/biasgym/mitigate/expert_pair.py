@@ -31,7 +31,7 @@ class ExpertPair:
     contract_settings: ClassVar[dict[str, int]] = {"steps": 3, "texts": 8, "batch": 4}
     strength: float = field(default=1.0, metadata={"search": (0.25, 0.5, 1.0, 1.5, 2.0), "neutral": 0.0})
     anti_only: bool = False
-    expert: str = ""
+    expert: str = field(default="", metadata={"file": True})
     steps: int = 40
     learning_rate: float = 1e-3
     rank: int = 4
