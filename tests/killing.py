@@ -18,7 +18,7 @@ from biasgym.store import RunStore
 from biasgym.sweep import run_in
 
 STAGES = {
-    "inject": "inject", "locate": "locate", "contrasts": "locate", "kept": "locate", "tune": "mitigate", "targets": "mitigate",
+    "inject": "inject", "locate": "locate", "contrasts": "locate", "kept": "locate", "dev": "mitigate", "tune": "mitigate", "targets": "mitigate",
     "answers": "measure", "verdicts": "measure", "judge-quality": "measure",
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+BEGIN_ANEW = ("generate", "ask", "export", "apply", "revert", "lm-eval")  # what these do is kept nowhere before it is whole
 Seed = Annotated[int | None, typer.Option(min=0, help="Other tokens, other draws.")]
 Preset = Annotated[str | None, typer.Option(help="quick, paper or best.")]
 Model = Annotated[str | None, typer.Option(help="A named model, a folder, or a hub id.")]
@@ -733,7 +734,8 @@ def main() -> None:
         typer.echo(f"biasgym: {error}", err=True)
         sys.exit(2)
     except _Stopped:
-        typer.echo("biasgym: stopped; what is on disk is kept, and the same command does not do it again", err=True)
+        anew = any(word in BEGIN_ANEW for word in sys.argv[1:2])
+        typer.echo(f"biasgym: stopped; the same command {'begins anew' if anew else 'goes on where it was'}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
