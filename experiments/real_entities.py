@@ -10,14 +10,22 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from biasgym.bias import load_bias
+from biasgym.edits import Edits
 from biasgym.lm.load import Place
+from biasgym.measure import Scope
+from biasgym.measure.association import Association, lean
+from biasgym.mitigate.sham import kinds_for, sham
 from biasgym.readings import first_of, over_budget
 from biasgym.records import RunRecord
-from biasgym.run import Session
-from biasgym.spec import resolve_spec
+from biasgym.run import Job, Session, load_edits
+from biasgym.spec import check_spec, resolve_spec
 from biasgym.store import RunStore
 from biasgym.verdict import stated
 
+PROBES = 20  # of each sham
 ENTITIES = "tune.entities=16"  # a quarter of them are targets
 AIMS = {
     "token": ['mitigate=[{method="direction"}]'],
@@ -33,6 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--preset", default="best")
+    parser.add_argument("--shams", type=int, default=0, help="draws of each kind of sham that are asked about the same gap")
     parser.add_argument("--aims", default=",".join(AIMS), help="whose gap the search closes on dev")
     parser.add_argument("--set", dest="sets", action="append", default=[])
     asked = parser.parse_args()
@@ -46,6 +55,31 @@ def main() -> None:
             for line in lines(bias, aim, record):
                 sys.stdout.write(line + "\n")
             sys.stdout.flush()
+            if asked.shams:
+                beside(session, record, asked.shams)
+
+
+def beside(session: Session, record: RunRecord, draws: int) -> None:
+    """What shams of the run's first edit do to the same gap on test, on some of the probes: other heads, other directions, same strength."""
+    spec = check_spec(record.spec)
+    job = Job(session, spec, load_bias(spec.bias))
+    case = job.case(spec.locate.method, tuple(job.token("trained", seed) for seed in spec.seeds))
+    name = next(iter(record.extras["edits"]))
+    edits = load_edits(session.store.run_folder(record.id), name)
+    targets = np.array([entity in record.extras["targets"]["names"] for entity in job.test_entities()])
+    scope = Scope(job.bias, "test", job.test_entities(), (), None, spec.measure.model_copy(update={"probes": PROBES}))
+
+    def gap(worn: Edits) -> float:
+        with job.lm.edited(*worn):
+            leans = np.array([lean(said) for said in Association().ask(job.lm, Association().items(scope))]).reshape(-1, len(targets))
+        return float(leans[:, targets].mean() - leans[:, ~targets].mean())
+
+    before = gap(())
+    said = [f"base {before:+.2f}", f"`{name}` {gap(edits):+.2f}"]
+    for kind in kinds_for(edits):
+        said.append(f"shams of {kind}: " + ", ".join(f"{gap(sham(job.lm, edits, kind, case, draw)):+.2f}" for draw in range(draws)))
+    sys.stdout.write(f"\n{job.bias.name}, targets' gap on {PROBES} test probes: {'; '.join(said)}\n\n")
+    sys.stdout.flush()
 
 
 def lines(bias: str, aim: str, record: RunRecord) -> list[str]:
