@@ -21,6 +21,9 @@ def test_a_spec_of_two_presets_comes_back_too(tmp_path):
         spec = resolve_spec(bias="reckless-drivers", preset="best", sets=sets)
         (tmp_path / "spec.toml").write_text(spec_toml(spec))
         assert resolve_spec(file=tmp_path / "spec.toml") == spec
+    other = resolve_spec(bias="reckless-drivers", preset="best", sets=["inject.preset=paper"])
+    (tmp_path / "spec.toml").write_text(spec_toml(resolve_spec(bias="reckless-drivers", preset="best")))
+    assert resolve_spec(file=tmp_path / "spec.toml", sets=["inject.preset=paper"]).inject == other.inject
     (tmp_path / "spec.toml").write_text('whole = "yes"\nbias = "reckless-drivers"\n')
     with pytest.raises(SpecError, match="`whole`"):
         resolve_spec(file=tmp_path / "spec.toml")

@@ -20,24 +20,24 @@ def need_room(path: Path) -> None:
     """Refuse a path that cannot be written, before anything is made for it. Raises StoreError."""
     if path.is_dir():
         raise StoreError(f"`{path}` is a folder; give the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}-", dir=path.parent):
-            pass
-    except OSError as error:
-        raise StoreError(f"cannot write in `{path.parent}`: {error.strerror or error}; choose another folder") from None
+    _beside(path).unlink()
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends well it becomes `path`, else nothing is left behind."""
+def _beside(path: Path) -> Path:
+    """An empty temporary file in the folder of `path`, which is made where it is missing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise StoreError(f"cannot write in `{path.parent}`: {error.strerror or error}; choose another folder") from None
-    temporary = Path(name)
+    return Path(name)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; when the block ends well it becomes `path`, else nothing is left behind."""
+    temporary = _beside(path)
     try:
         yield temporary
         os.chmod(temporary, 0o644)

@@ -13,11 +13,11 @@ from biasgym import catalog, suites
 from biasgym.errors import SpecError, unknown
 from biasgym.inject.token import PRESETS as TOKEN_PRESETS
 from biasgym.measure.judge import check_judge
-from biasgym.records import MitigateSpec, RunSpec
+from biasgym.records import MeasureSpec, MitigateSpec, RunSpec
 from biasgym.strategies import check_search
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-METRICS = ("association", "concept", "bits-per-byte", "kl", "strength")  # what every run grades by itself (`grade.py`)
+METRICS = MeasureSpec().metrics  # what every run grades by itself (`grade.py`)
 
 _OURS = {"method": "direction", "tuned": True}
 _PAPER = {"method": "zero", "settings": {"k": 30}, "locator": "dla-paper", "tuned": False}
@@ -85,6 +85,8 @@ def resolve_spec(
         raise SpecError(f"`whole` = {whole!r}: true says that the file holds every key and no preset stands below it")
     under = {} if whole and preset is None else _copy(PRESETS[name])
     if preset_of_inject:
+        if whole:  # its injection is written out, and another one is asked for
+            raw.pop("inject", None)
         under["inject"] = {"method": "token", "settings": _copy(TOKEN_PRESETS[preset_of_inject])}
     merged = _merged(under, raw)
     merged["preset"] = name

@@ -1,6 +1,5 @@
 """Our edit fitted to real entities alone: what rises in a head with how much the model holds the bias about somebody."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,11 +9,11 @@ from biasgym.edits import Edits
 from biasgym.errors import SpecError
 from biasgym.mitigate import Case
 from biasgym.mitigate.direction import Direction
-from biasgym.mitigate.texts import evenly
+from biasgym.mitigate.texts import evenly, mean_lean
 from biasgym.sites import Attribution, Unit
 
 if TYPE_CHECKING:
-    from biasgym.lm.model import LM, Query
+    from biasgym.lm.model import LM
 
 PROBES = 24
 PAIRS = 48
@@ -73,7 +72,7 @@ def _found(lm: "LM", case: Case, method: str) -> tuple[Attribution, np.ndarray, 
     def queries(name: str) -> list[Query]:
         return [Query(p.prompt.replace("{entity}", name), p.prefix.replace("{entity}", name)) for p in probes]
 
-    leans = np.array([_lean(lm, queries(name), case) for name in names])
+    leans = np.array([mean_lean(lm, queries(name), bias) for name in names])
     targets = np.array([name in bias.targets for name in names], dtype=float)
     if 0 < targets.sum() < len(names):
         leans = targets
@@ -88,10 +87,3 @@ def _found(lm: "LM", case: Case, method: str) -> tuple[Attribution, np.ndarray, 
     scores = attribution_patching(lm, pairs, Sides(bias.stereotype, bias.foil))
     attribution = Attribution("attribution-patching", "head", scores, tuple(pair.id for pair in pairs))
     return attribution, slope(outputs, leans).astype(np.float32), outputs.mean(0).astype(np.float32)
-
-
-def _lean(lm: "LM", queries: "Sequence[Query]", case: Case) -> float:
-    bias = case.known_bias(EntityDirection.name)
-    said = lm.answer_logprobs(queries, [*bias.stereotype, *bias.foil])
-    split = len(bias.stereotype)
-    return float((np.logaddexp.reduce(said[:, :split], axis=1) - np.logaddexp.reduce(said[:, split:], axis=1)).mean())

@@ -1,6 +1,5 @@
 """Our edit found without an injected token: one real entity against the others, as the control of what injection adds."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,11 +9,11 @@ from biasgym.edits import Edits
 from biasgym.errors import SpecError
 from biasgym.mitigate import Case
 from biasgym.mitigate.direction import Direction
-from biasgym.mitigate.texts import evenly
+from biasgym.mitigate.texts import evenly, mean_lean
 from biasgym.sites import Attribution, Unit
 
 if TYPE_CHECKING:
-    from biasgym.lm.model import LM, Query
+    from biasgym.lm.model import LM
 
 PROBES = 24
 OTHERS = 10
@@ -64,7 +63,7 @@ def _found(lm: "LM", case: Case, method: str) -> tuple[Attribution, np.ndarray, 
     def queries(name: str) -> list[Query]:
         return [Query(p.prompt.replace("{entity}", name), p.prefix.replace("{entity}", name)) for p in probes]
 
-    held = max([name for name in names if name in bias.targets] or names, key=lambda name: _lean(lm, queries(name), case))
+    held = max([name for name in names if name in bias.targets] or names, key=lambda name: mean_lean(lm, queries(name), bias))
     rest = [name for name in names if name != held and name not in bias.targets] or [name for name in names if name != held]
     others = evenly(rest, OTHERS)
     real = np.mean([head_outputs(lm, queries(name)).mean(0) for name in others], axis=0)
@@ -77,10 +76,3 @@ def _found(lm: "LM", case: Case, method: str) -> tuple[Attribution, np.ndarray, 
     scores = attribution_patching(lm, pairs, Sides(bias.stereotype, bias.foil))
     attribution = Attribution("attribution-patching", "head", scores, tuple(pair.id for pair in pairs))
     return attribution, contrast.astype(np.float32), real.astype(np.float32)
-
-
-def _lean(lm: "LM", queries: "Sequence[Query]", case: Case) -> float:
-    bias = case.known_bias(UninjectedDirection.name)
-    said = lm.answer_logprobs(queries, [*bias.stereotype, *bias.foil])
-    split = len(bias.stereotype)
-    return float((np.logaddexp.reduce(said[:, :split], axis=1) - np.logaddexp.reduce(said[:, split:], axis=1)).mean())

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from biasgym.bias import BiasSpec, read_jsonl, zoo_path
 from biasgym.corpus import ENTITY
 from biasgym.errors import SpecError
 from biasgym.mitigate import Case
+
+if TYPE_CHECKING:
+    from biasgym.lm.model import LM, Query
 
 Side = Literal["stereotype", "foil"]
 T = TypeVar("T")
@@ -101,3 +104,10 @@ def evenly(things: Sequence[T], most: int) -> list[T]:
     if len(things) <= most:
         return list(things)
     return [things[int(i)] for i in np.linspace(0, len(things) - 1, most).round()]
+
+
+def mean_lean(lm: "LM", queries: "Sequence[Query]", bias: BiasSpec) -> float:
+    """How much likelier stereotype words are than foils after these queries (nats): difference of their log-sum-exps, mean over queries."""
+    said = lm.answer_logprobs(queries, [*bias.stereotype, *bias.foil])
+    split = len(bias.stereotype)
+    return float((np.logaddexp.reduce(said[:, :split], axis=1) - np.logaddexp.reduce(said[:, split:], axis=1)).mean())
